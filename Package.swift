@@ -1,0 +1,72 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+// The kernels are one source folder (Sources/KernelsV2; V3 and V4 are links to it) that is compiled once per
+// instruction-set level. ApusKernels picks a level from CPUID when the process starts.
+#if arch(x86_64)
+  let levels: [(name: String, flags: [String])] = [
+    ("KernelsV2", ["-Xcc", "-march=x86-64-v2"]),
+    ("KernelsV3", ["-Xcc", "-march=x86-64-v3"]),
+    ("KernelsV4", ["-Xcc", "-march=x86-64-v4", "-Xcc", "-mavx512vnni"]),
+  ]
+#else
+  let levels: [(name: String, flags: [String])] = [("KernelsV2", [])]
+#endif
+
+let kernels: [Target] = levels.map { level in
+  .target(
+    name: level.name, dependencies: ["CSIMD", "KernelInterface"],
+    swiftSettings: [.unsafeFlags(["-Ounchecked"] + level.flags)],
+    linkerSettings: [.linkedLibrary("m")])
+}
+
+let rooms = ["ApusKernels", "ApusCompute", "ApusText", "ApusModels", "ApusEngine", "ApusServer"]
+
+let package = Package(
+  name: "Apus",
+  platforms: [.macOS(.v15)],
+  products: rooms.map { .library(name: $0, targets: [$0]) } + [.executable(name: "apus", targets: ["apus"])],
+  dependencies: [
+    .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+    .package(url: "https://github.com/apple/swift-crypto", from: "4.5.2"),
+    .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+    .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.1"),
+    .package(url: "https://github.com/swift-server/async-http-client", from: "1.37.0"),
+    .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
+    .package(url: "https://github.com/swiftlang/swift-docc-plugin", from: "1.5.0"),
+  ],
+  targets: kernels + [
+    .target(name: "CSIMD"),
+    .target(name: "KernelInterface"),
+    .target(
+      name: "ApusKernels", dependencies: ["CSIMD", "KernelInterface"] + levels.map { .byName(name: $0.name) }),
+    .target(name: "ApusCompute", dependencies: ["ApusKernels"]),
+    .target(name: "ApusText"),
+    .target(
+      name: "ApusModels",
+      dependencies: [
+        "ApusCompute", "ApusText",
+        .product(name: "Crypto", package: "swift-crypto"),
+        .product(name: "AsyncHTTPClient", package: "async-http-client"),
+      ]),
+    .target(name: "ApusEngine", dependencies: ["ApusModels"]),
+    .target(
+      name: "ApusServer",
+      dependencies: [
+        "ApusEngine",
+        .product(name: "Hummingbird", package: "hummingbird"),
+        .product(name: "Logging", package: "swift-log"),
+        .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
+      ]),
+    .executableTarget(
+      name: "apus",
+      dependencies: ["ApusServer", .product(name: "ArgumentParser", package: "swift-argument-parser")]),
+    .testTarget(name: "ApusKernelsTests", dependencies: ["ApusKernels"]),
+    .testTarget(name: "ApusComputeTests", dependencies: ["ApusCompute"]),
+    .testTarget(name: "ApusTextTests", dependencies: ["ApusText"]),
+    .testTarget(name: "ApusModelsTests", dependencies: ["ApusModels"]),
+    .testTarget(name: "ApusEngineTests", dependencies: ["ApusEngine"]),
+    .testTarget(name: "ApusServerTests", dependencies: ["ApusServer"]),
+  ],
+  swiftLanguageModes: [.v6]
+)

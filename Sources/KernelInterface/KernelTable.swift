@@ -1,0 +1,88 @@
+/// The instruction-set levels that the kernels are compiled for.
+public enum CPULevel: Int, Sendable, CaseIterable, Comparable {
+  /// x86-64-v2, or any other processor: portable code, no intrinsics.
+  case v2 = 2
+  /// AVX2, FMA, F16C.
+  case v3 = 3
+  /// AVX-512 with VNNI.
+  case v4 = 4
+
+  public static func < (a: CPULevel, b: CPULevel) -> Bool { a.rawValue < b.rawValue }
+}
+
+/// The kernels of one instruction-set level. Pointers in, pointers out; each runs on the calling thread alone, allocates
+/// nothing and keeps no state. Threads share an operation by taking ranges of it.
+public struct KernelTable: Sendable {
+  public var level: CPULevel
+  /// Scratch bytes per thread that the matmul, GEMM and attention kernels may use.
+  public static let scratchBytes = 4 << 20
+
+  // MARK: matrix products
+  /// `(x, ldx, layout, panels, out)`: fills the panels in the range. Per row and 32 consecutive k: `s = max|x| / 127`,
+  /// `a = round-to-nearest-even(x / s)`; an all-zero group has s = 0 and a = 0.
+  public var quantizeActivations:
+    @Sendable (FloatPointer, Int, ActivationLayout, Range<Int>, UnsafeMutableRawPointer) -> Void
+  public var quantizedMatmul: @Sendable (borrowing QuantizedMatmulArguments) -> Void
+  public var floatMatmul: @Sendable (borrowing FloatMatmulArguments) -> Void
+  public var gemm: @Sendable (borrowing GEMMArguments) -> Void
+  /// `(kind, source, count, out)`: `count` elements (a multiple of the block) to f32.
+  public var dequantize: @Sendable (DType, UnsafeRawPointer, Int, MutableFloatPointer) -> Void
+  /// `(kind, x, count, out)`: f32 to f16, bf16 or f32, round to nearest even.
+  public var convertFromFloat: @Sendable (DType, FloatPointer, Int, UnsafeMutableRawPointer) -> Void
+
+  // MARK: attention
+  /// How many independent work items an attention call has (query tiles × key heads).
+  public var attentionItems: @Sendable (borrowing AttentionArguments) -> Int
+  /// `(arguments, items, scratch)`.
+  public var attention: @Sendable (borrowing AttentionArguments, Range<Int>, UnsafeMutableRawPointer) -> Void
+  /// `(view, k, ldk, v, ldv, tokens, kvHeads, headDim, firstPosition)`: stores `tokens` rows `[kvHeads · headDim]` of f32
+  /// keys and values at positions `firstPosition…` of the view, converted to its kind.
+  public var storeKV:
+    @Sendable (KVView, FloatPointer, Int, FloatPointer, Int, Int, Int, Int, Int) -> Void
+
+  // MARK: rows  (x and y may be the same memory)
+  /// `(x, ldx, weight, eps, y, ldy, rows, n)`: y = x / √(mean(x²) + eps) · weight. `weight` nil means 1.
+  public var rmsNorm:
+    @Sendable (FloatPointer, Int, FloatPointer?, Float, MutableFloatPointer, Int, Int, Int) -> Void
+  /// `(x, ldx, weight, bias, eps, y, ldy, rows, n)`.
+  public var layerNorm:
+    @Sendable (FloatPointer, Int, FloatPointer?, FloatPointer?, Float, MutableFloatPointer, Int, Int, Int) -> Void
+  /// `(x, ldx, y, ldy, rows, n)`; a row's maximum is subtracted first.
+  public var softmax: @Sendable (FloatPointer, Int, MutableFloatPointer, Int, Int, Int) -> Void
+  /// `(x, ldx, rows, heads, headDim, rotaryDim, pairing, cosSin, positions)`: rotates the first `rotaryDim` elements of
+  /// every head in place. `cosSin` is `[position][rotaryDim/2][2]` (cosine, sine); row r uses entry `positions[r]`.
+  public var rope:
+    @Sendable (MutableFloatPointer, Int, Int, Int, Int, Int, RotaryPairing, FloatPointer, UnsafePointer<Int32>) -> Void
+
+  // MARK: elements
+  /// `(activation, gate, up, y, n)`: y = activation(gate) · up; `up` nil means 1.
+  public var activate: @Sendable (Activation, FloatPointer, FloatPointer?, MutableFloatPointer, Int) -> Void
+  /// `(a, b, y, n)`: y = a + b.
+  public var add: @Sendable (FloatPointer, FloatPointer, MutableFloatPointer, Int) -> Void
+  /// `(a, b, y, n)`: y = a · b.
+  public var multiply: @Sendable (FloatPointer, FloatPointer, MutableFloatPointer, Int) -> Void
+  /// `(a, x, y, n)`: y += a · x.
+  public var axpy: @Sendable (Float, FloatPointer, MutableFloatPointer, Int) -> Void
+  /// `(a, x, y, n)`: y = a · x.
+  public var scale: @Sendable (Float, FloatPointer, MutableFloatPointer, Int) -> Void
+  /// `(cap, x, y, n)`: y = cap · tanh(x / cap).
+  public var softcap: @Sendable (Float, FloatPointer, MutableFloatPointer, Int) -> Void
+
+  // MARK: reductions
+  /// `(x, n)`: Σ x, in f32 with blocked summation.
+  public var sum: @Sendable (FloatPointer, Int) -> Float
+  /// `(x, y, n)`.
+  public var dot: @Sendable (FloatPointer, FloatPointer, Int) -> Float
+  /// `(x, n)`: index of the greatest element, the lowest index among equals; NaN never wins.
+  public var argmax: @Sendable (FloatPointer, Int) -> Int
+  /// `(x, n)`: log Σ exp(x), stable; the sum in f64.
+  public var logSumExp: @Sendable (FloatPointer, Int) -> Float
+
+  // MARK: measurement
+  /// `(iterations)`: floating-point operations done by a loop of independent FMAs, for the measured peak.
+  public var fmaLoop: @Sendable (Int) -> Double
+  /// `(iterations)`: int8 multiply and add operations done by a loop of independent dot products.
+  public var int8Loop: @Sendable (Int) -> Double
+  /// `(bytes, count)`: reads `count` bytes with wide loads; the result keeps the compiler honest.
+  public var readLoop: @Sendable (UnsafeRawPointer, Int) -> UInt64
+}

@@ -1,0 +1,2 @@
+import CSIMD
+import KernelInterface
