@@ -24,6 +24,12 @@ public struct ActivationLayout: Sendable {
     public var rows: Int
     /// Offset in bytes from the start of the buffer.
     public var offset: Int
+
+    public init(firstRow: Int, rows: Int, offset: Int) {
+      self.firstRow = firstRow
+      self.rows = rows
+      self.offset = offset
+    }
   }
 
   /// Bytes of a panel of `m` rows, rounded up to 64.
