@@ -37,13 +37,11 @@ public struct KernelTable: Sendable {
   public var attention: @Sendable (borrowing AttentionArguments, Range<Int>, UnsafeMutableRawPointer) -> Void
   /// `(view, k, ldk, v, ldv, tokens, kvHeads, headDim, firstPosition)`: stores `tokens` rows `[kvHeads · headDim]` of f32
   /// keys and values at positions `firstPosition…` of the view, converted to its kind.
-  public var storeKV:
-    @Sendable (KVView, FloatPointer, Int, FloatPointer, Int, Int, Int, Int, Int) -> Void
+  public var storeKV: @Sendable (KVView, FloatPointer, Int, FloatPointer, Int, Int, Int, Int, Int) -> Void
 
   // MARK: rows  (x and y may be the same memory)
   /// `(x, ldx, weight, eps, y, ldy, rows, n)`: y = x / √(mean(x²) + eps) · weight. `weight` nil means 1.
-  public var rmsNorm:
-    @Sendable (FloatPointer, Int, FloatPointer?, Float, MutableFloatPointer, Int, Int, Int) -> Void
+  public var rmsNorm: @Sendable (FloatPointer, Int, FloatPointer?, Float, MutableFloatPointer, Int, Int, Int) -> Void
   /// `(x, ldx, weight, bias, eps, y, ldy, rows, n)`.
   public var layerNorm:
     @Sendable (FloatPointer, Int, FloatPointer?, FloatPointer?, Float, MutableFloatPointer, Int, Int, Int) -> Void
@@ -85,4 +83,68 @@ public struct KernelTable: Sendable {
   public var int8Loop: @Sendable (Int) -> Double
   /// `(bytes, count)`: reads `count` bytes with wide loads; the result keeps the compiler honest.
   public var readLoop: @Sendable (UnsafeRawPointer, Int) -> UInt64
+
+  public init(
+    level: CPULevel,
+    quantizeActivations:
+      @escaping @Sendable (FloatPointer, Int, ActivationLayout, Range<Int>, UnsafeMutableRawPointer) -> Void,
+    quantizedMatmul: @escaping @Sendable (borrowing QuantizedMatmulArguments) -> Void,
+    floatMatmul: @escaping @Sendable (borrowing FloatMatmulArguments) -> Void,
+    gemm: @escaping @Sendable (borrowing GEMMArguments) -> Void,
+    dequantize: @escaping @Sendable (DType, UnsafeRawPointer, Int, MutableFloatPointer) -> Void,
+    convertFromFloat: @escaping @Sendable (DType, FloatPointer, Int, UnsafeMutableRawPointer) -> Void,
+    attentionItems: @escaping @Sendable (borrowing AttentionArguments) -> Int,
+    attention: @escaping @Sendable (borrowing AttentionArguments, Range<Int>, UnsafeMutableRawPointer) -> Void,
+    storeKV: @escaping @Sendable (KVView, FloatPointer, Int, FloatPointer, Int, Int, Int, Int, Int) -> Void,
+    rmsNorm: @escaping @Sendable (FloatPointer, Int, FloatPointer?, Float, MutableFloatPointer, Int, Int, Int) -> Void,
+    layerNorm:
+      @escaping @Sendable (FloatPointer, Int, FloatPointer?, FloatPointer?, Float, MutableFloatPointer, Int, Int, Int)
+      -> Void,
+    softmax: @escaping @Sendable (FloatPointer, Int, MutableFloatPointer, Int, Int, Int) -> Void,
+    rope:
+      @escaping @Sendable (
+        MutableFloatPointer, Int, Int, Int, Int, Int, RotaryPairing, FloatPointer, UnsafePointer<Int32>
+      ) -> Void,
+    activate: @escaping @Sendable (Activation, FloatPointer, FloatPointer?, MutableFloatPointer, Int) -> Void,
+    add: @escaping @Sendable (FloatPointer, FloatPointer, MutableFloatPointer, Int) -> Void,
+    multiply: @escaping @Sendable (FloatPointer, FloatPointer, MutableFloatPointer, Int) -> Void,
+    axpy: @escaping @Sendable (Float, FloatPointer, MutableFloatPointer, Int) -> Void,
+    scale: @escaping @Sendable (Float, FloatPointer, MutableFloatPointer, Int) -> Void,
+    softcap: @escaping @Sendable (Float, FloatPointer, MutableFloatPointer, Int) -> Void,
+    sum: @escaping @Sendable (FloatPointer, Int) -> Float,
+    dot: @escaping @Sendable (FloatPointer, FloatPointer, Int) -> Float,
+    argmax: @escaping @Sendable (FloatPointer, Int) -> Int,
+    logSumExp: @escaping @Sendable (FloatPointer, Int) -> Float,
+    fmaLoop: @escaping @Sendable (Int) -> Double,
+    int8Loop: @escaping @Sendable (Int) -> Double,
+    readLoop: @escaping @Sendable (UnsafeRawPointer, Int) -> UInt64
+  ) {
+    self.level = level
+    self.quantizeActivations = quantizeActivations
+    self.quantizedMatmul = quantizedMatmul
+    self.floatMatmul = floatMatmul
+    self.gemm = gemm
+    self.dequantize = dequantize
+    self.convertFromFloat = convertFromFloat
+    self.attentionItems = attentionItems
+    self.attention = attention
+    self.storeKV = storeKV
+    self.rmsNorm = rmsNorm
+    self.layerNorm = layerNorm
+    self.softmax = softmax
+    self.rope = rope
+    self.activate = activate
+    self.add = add
+    self.multiply = multiply
+    self.axpy = axpy
+    self.scale = scale
+    self.softcap = softcap
+    self.sum = sum
+    self.dot = dot
+    self.argmax = argmax
+    self.logSumExp = logSumExp
+    self.fmaLoop = fmaLoop
+    self.int8Loop = int8Loop
+    self.readLoop = readLoop
+  }
 }

@@ -11,6 +11,15 @@
 
 #define CSIMD_INLINE static inline __attribute__((always_inline))
 
+// The level that the including module is compiled for; a constant in Swift, so `if CSIMD_LEVEL == 4` costs nothing.
+#if defined(__AVX512VNNI__)
+#define CSIMD_LEVEL 4
+#elif defined(__AVX2__) && defined(__FMA__)
+#define CSIMD_LEVEL 3
+#else
+#define CSIMD_LEVEL 2
+#endif
+
 // The highest level that this processor and its operating system run:
 // 4 = AVX-512 (F, BW, DQ, VL) with VNNI, 3 = AVX2 with FMA and F16C, 2 = anything else (portable code).
 static inline int csimd_cpu_level(void) {
