@@ -5,6 +5,7 @@
 #endif
 #if defined(__linux__)
 #include <linux/futex.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -52,4 +53,14 @@ static inline void csimd_futex_wait(const void *word, uint32_t expected) {
 static inline void csimd_futex_wake(const void *word, int count) {
   syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, count, (void *)0, (void *)0, 0);
 }
+// Processors that the calling thread may run on; 0 when the system does not tell.
+static inline int csimd_allowed_processors(void) {
+  unsigned long mask[128] = {0};
+  long bytes = syscall(SYS_sched_getaffinity, 0, sizeof mask, mask);
+  int count = 0;
+  for (long i = 0; i < bytes / (long)sizeof mask[0]; i++) count += __builtin_popcountl(mask[i]);
+  return count;
+}
+// Names the calling thread in ps and gdb; at most 15 characters.
+static inline void csimd_name_thread(const char *name) { prctl(PR_SET_NAME, name, 0, 0, 0); }
 #endif

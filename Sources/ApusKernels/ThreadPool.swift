@@ -1,0 +1,289 @@
+import CSIMD
+import KernelInterface
+import Synchronization
+
+#if canImport(Glibc)
+  import Glibc
+#elseif canImport(Darwin)
+  import Darwin
+#endif
+
+/// A fixed set of operating-system threads that run one function together, again and again.
+///
+/// The caller is thread 0; the others are pthreads of the pool's own, never Swift's cooperative threads, so a kernel that
+/// runs for milliseconds starves nobody's tasks. Between two runs a thread spins for at most 20 µs and then parks in a
+/// futex. A run allocates nothing on the heap.
+///
+/// `run` returns when every thread has finished. Two outside threads that call `run` at once take turns; a `run` from
+/// inside a `run` is done by the calling thread alone.
+public final class ThreadPool: Sendable {
+  /// How many threads a run has, the caller included.
+  public let threads: Int
+  private let team: Team
+
+  /// Starts `threads − 1` threads. Fewer are started when the system refuses more; `threads` tells how many there are.
+  public init(threads: Int) {
+    precondition(threads >= 1, "a thread pool needs at least one thread, not \(threads)")
+    let team = Team(threads: threads)
+    self.team = team
+    self.threads = team.start()
+  }
+
+  deinit { team.stop() }
+
+  /// The threads that the process may use: its affinity mask, not the machine's count.
+  public static var availableThreads: Int {
+    #if os(Linux)
+      let allowed = csimd_allowed_processors()
+      if allowed > 0 { return Int(allowed) }
+    #endif
+    return max(1, Int(sysconf(Int32(_SC_NPROCESSORS_ONLN))))
+  }
+
+  /// Calls `body(thread)` once for every thread in `0 ..< threads`, each on its own thread, and waits for all.
+  ///
+  /// Inside another run of this pool the calls happen one after another on the calling thread; such a body must not use
+  /// the scratch of other threads.
+  public func run(_ body: (_ thread: Int) -> Void) {
+    if threads == 1 {
+      body(0)
+    } else if team.currentThread() != nil {
+      for thread in 0..<threads { body(thread) }
+    } else {
+      team.run(body)
+    }
+  }
+
+  /// Calls `body(range, thread)` for consecutive ranges of at most `grain` items that together are `0 ..< items`; threads
+  /// that are quick take more of them. Which thread gets which range is not defined.
+  public func parallelFor(items: Int, grain: Int, _ body: (_ range: Range<Int>, _ thread: Int) -> Void) {
+    precondition(grain > 0, "grain must be positive, not \(grain)")
+    if items <= 0 { return }
+    let thread = threads == 1 ? 0 : team.currentThread()
+    if items <= grain || thread != nil {
+      // In pieces here too, so that a body sees the same ranges whoever runs it.
+      var first = 0
+      while first < items {
+        let end = min(first + grain, items)
+        body(first..<end, thread ?? 0)
+        first = end
+      }
+      return
+    }
+    let counter = team.counter
+    counter.pointee.store(0, ordering: .relaxed)
+    team.run { thread in
+      while true {
+        let first = counter.pointee.add(grain, ordering: .relaxed).oldValue
+        if first >= items { return }
+        body(first..<min(first + grain, items), thread)
+      }
+    }
+  }
+
+  /// `KernelTable.scratchBytes` bytes, 64-byte aligned, for the kernels that run on `thread`.
+  public func scratch(_ thread: Int) -> UnsafeMutableRawPointer {
+    precondition(thread >= 0 && thread < threads, "thread \(thread) of a pool of \(threads)")
+    return team.scratch + thread * KernelTable.scratchBytes
+  }
+}
+
+/// What the threads of a pool share.
+///
+/// Unchecked Sendable: everything mutable is either an atomic, or (`job`, `handles`) is written only while the caller
+/// holds `turn` and the workers wait, and published by the release of `epoch`.
+private final class Team: @unchecked Sendable {
+  /// The longest time that a waiting thread spins before it parks, in nanoseconds.
+  private static let spinNanoseconds: UInt64 = 20_000
+
+  // Each atomic has a cache line of its own. Futex words are 32 bits wide.
+  private let memory: UnsafeMutableRawPointer
+  /// Counts runs; workers wait for it to change.
+  private var epoch: UnsafeMutablePointer<Atomic<UInt32>> { line(0) }
+  /// Workers that are parked or about to park on `epoch`.
+  private var parked: UnsafeMutablePointer<Atomic<UInt32>> { line(1) }
+  /// Workers that have not finished this run; the caller waits for 0.
+  private var running: UnsafeMutablePointer<Atomic<UInt32>> { line(2) }
+  /// 1 while the caller is parked or about to park on `running`.
+  private var callerParked: UnsafeMutablePointer<Atomic<UInt32>> { line(3) }
+  /// 1 when the workers shall return.
+  private var stopping: UnsafeMutablePointer<Atomic<UInt32>> { line(4) }
+  /// The next item of a `parallelFor`.
+  var counter: UnsafeMutablePointer<Atomic<Int>> { line(5) }
+  /// The outside thread that runs now, or 0.
+  private var caller: UnsafeMutablePointer<Atomic<UInt>> { line(6) }
+  private static let lines = 7
+
+  let scratch: UnsafeMutableRawPointer
+  private let job: UnsafeMutablePointer<((Int) -> Void)?>
+  private let handles: UnsafeMutablePointer<pthread_t?>
+  private let turn = Mutex<Void>(())
+  private let wanted: Int
+  private var started = 0
+
+  init(threads: Int) {
+    wanted = threads
+    memory = .allocate(byteCount: Team.lines * 64, alignment: 64)
+    memory.initializeMemory(as: UInt8.self, repeating: 0, count: Team.lines * 64)
+    scratch = .allocate(byteCount: threads * KernelTable.scratchBytes, alignment: 64)
+    job = .allocate(capacity: 1)
+    job.initialize(to: nil)
+    handles = .allocate(capacity: threads)
+    handles.initialize(repeating: nil, count: threads)
+  }
+
+  deinit {
+    memory.deallocate()
+    scratch.deallocate()
+    job.deinitialize(count: 1)
+    job.deallocate()
+    handles.deinitialize(count: wanted)
+    handles.deallocate()
+  }
+
+  private func line<T>(_ i: Int) -> UnsafeMutablePointer<T> where T: ~Copyable {
+    (memory + i * 64).assumingMemoryBound(to: T.self)
+  }
+
+  /// Starts the workers and returns how many threads there are with the caller.
+  func start() -> Int {
+    for index in 1..<max(1, wanted) {
+      let argument = Unmanaged.passRetained(WorkerArgument(team: self, index: index))
+      #if os(Linux)
+        var handle = pthread_t()
+        let code = pthread_create(&handle, nil, workerMain, argument.toOpaque())
+      #else
+        var handle: pthread_t? = nil
+        let code = pthread_create(&handle, nil, { workerMain($0) }, argument.toOpaque())
+      #endif
+      if code != 0 {
+        argument.release()
+        break
+      }
+      handles[index] = handle
+      started = index
+    }
+    return started + 1
+  }
+
+  func stop() {
+    stopping.pointee.store(1, ordering: .sequentiallyConsistent)
+    epoch.pointee.add(1, ordering: .sequentiallyConsistent)
+    wake(epoch, started)
+    for index in 1..<(started + 1) { if let handle = handles[index] { pthread_join(handle, nil) } }
+  }
+
+  /// The number of the calling thread when it is inside a run of this pool.
+  func currentThread() -> Int? {
+    let me = pthread_self()
+    if caller.pointee.load(ordering: .relaxed) == identity(me) { return 0 }
+    for index in 1..<(started + 1) {
+      if let handle = handles[index], pthread_equal(handle, me) != 0 { return index }
+    }
+    return nil
+  }
+
+  func run(_ body: (Int) -> Void) {
+    turn.withLock { _ in
+      caller.pointee.store(identity(pthread_self()), ordering: .relaxed)
+      withoutActuallyEscaping(body) { escaping in
+        job.pointee = escaping
+        running.pointee.store(UInt32(started), ordering: .relaxed)
+        epoch.pointee.add(1, ordering: .sequentiallyConsistent)
+        if parked.pointee.load(ordering: .sequentiallyConsistent) != 0 { wake(epoch, started) }
+        escaping(0)
+        waitForWorkers()
+        job.pointee = nil
+      }
+      caller.pointee.store(0, ordering: .relaxed)
+    }
+  }
+
+  private func waitForWorkers() {
+    if spin(until: { running.pointee.load(ordering: .acquiring) == 0 }) { return }
+    callerParked.pointee.store(1, ordering: .sequentiallyConsistent)
+    while true {
+      let left = running.pointee.load(ordering: .sequentiallyConsistent)
+      if left == 0 { break }
+      park(running, while: left)
+    }
+    callerParked.pointee.store(0, ordering: .relaxed)
+  }
+
+  func work(_ index: Int) {
+    var seen: UInt32 = 0
+    while true {
+      if !spin(until: { epoch.pointee.load(ordering: .acquiring) != seen }) {
+        parked.pointee.add(1, ordering: .sequentiallyConsistent)
+        while epoch.pointee.load(ordering: .sequentiallyConsistent) == seen { park(epoch, while: seen) }
+        parked.pointee.subtract(1, ordering: .relaxed)
+      }
+      seen &+= 1
+      if stopping.pointee.load(ordering: .acquiring) != 0 { return }
+      // Unowned: the caller keeps the closure alive until every worker is done.
+      job.pointee.unsafelyUnwrapped(index)
+      let last = running.pointee.subtract(1, ordering: .sequentiallyConsistent).newValue == 0
+      if last && callerParked.pointee.load(ordering: .sequentiallyConsistent) != 0 { wake(running, 1) }
+    }
+  }
+
+  /// Spins until `done` or the time is over; tells whether it is done.
+  @inline(__always) private func spin(until done: () -> Bool) -> Bool {
+    if done() { return true }
+    let start = nanoseconds()
+    repeat {
+      for _ in 0..<32 {
+        if done() { return true }
+        csimd_pause()
+      }
+    } while nanoseconds() &- start < Team.spinNanoseconds
+    return done()
+  }
+
+  private func nanoseconds() -> UInt64 {
+    var time = timespec()
+    clock_gettime(CLOCK_MONOTONIC, &time)
+    return UInt64(time.tv_sec) &* 1_000_000_000 &+ UInt64(time.tv_nsec)
+  }
+
+  private func park(_ word: UnsafeMutablePointer<Atomic<UInt32>>, while value: UInt32) {
+    #if os(Linux)
+      csimd_futex_wait(word, value)
+    #else
+      usleep(20)
+    #endif
+  }
+
+  private func wake(_ word: UnsafeMutablePointer<Atomic<UInt32>>, _ count: Int) {
+    #if os(Linux)
+      csimd_futex_wake(word, Int32(count))
+    #endif
+  }
+
+  private func identity(_ thread: pthread_t) -> UInt {
+    #if os(Linux)
+      UInt(thread)
+    #else
+      UInt(bitPattern: thread)
+    #endif
+  }
+}
+
+private final class WorkerArgument {
+  let team: Team
+  let index: Int
+  init(team: Team, index: Int) {
+    self.team = team
+    self.index = index
+  }
+}
+
+private func workerMain(_ raw: UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? {
+  guard let raw else { return nil }
+  let argument = Unmanaged<WorkerArgument>.fromOpaque(raw).takeRetainedValue()
+  #if os(Linux)
+    csimd_name_thread("apus-\(argument.index)")
+  #endif
+  argument.team.work(argument.index)
+  return nil
+}
