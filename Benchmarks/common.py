@@ -14,7 +14,7 @@ GENERATORS = ["smollm2-135m", "qwen2.5-coder-0.5b", "gemma-3-270m", "qwen2.5-cod
 
 
 def use_python(peer, module):
-    """Runs this script again with the peer's Python when this one cannot import `module`.
+    """Runs this script again with the peer's Python when this one cannot import `module` ('' : always).
 
     `--llama-python PATH` or `--ref-python PATH` on the command line overrides the environment that peers.sh makes."""
     import importlib.util
@@ -28,7 +28,7 @@ def use_python(peer, module):
             python = argument.split("=", 1)[1]
     if os.path.abspath(python) == os.path.abspath(sys.executable):
         return
-    if option not in " ".join(sys.argv) and importlib.util.find_spec(module):
+    if option not in " ".join(sys.argv) and module and importlib.util.find_spec(module):
         return
     if not os.access(python, os.X_OK):
         sys.exit(f"{sys.argv[0]} needs a Python with '{module}': run Benchmarks/peers.sh {peer}, or give {option} PATH")
