@@ -19,7 +19,8 @@ public struct KernelTable: Sendable {
 
   // MARK: matrix products
   /// `(x, ldx, layout, panels, out)`: fills the panels in the range. Per row and 32 consecutive k: `s = max|x| / 127`,
-  /// `a = round-to-nearest-even(x / s)`; an all-zero group has s = 0 and a = 0.
+  /// `a = round-to-nearest-even(x · (127 / max|x|))`; a group below 2⁻¹⁰⁰ has s = 0 and a = 0, one with a NaN or an
+  /// infinity s = NaN and a = 0.
   public var quantizeActivations:
     @Sendable (FloatPointer, Int, ActivationLayout, Range<Int>, UnsafeMutableRawPointer) -> Void
   public var quantizedMatmul: @Sendable (borrowing QuantizedMatmulArguments) -> Void

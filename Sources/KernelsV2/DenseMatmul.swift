@@ -12,5 +12,5 @@ func floatMatmul(_ a: borrowing FloatMatmulArguments) {
 @inline(__always) func dequantizeAny(
   _ kind: DType, _ source: UnsafeRawPointer, _ count: Int, _ out: MutableFloatPointer
 ) {
-  if kind.isQuantized { fatalError() } else { dequantizeDense(kind, source, count, out) }
+  if kind.isQuantized { dequantizeBlocks(kind, source, count, out) } else { dequantizeDense(kind, source, count, out) }
 }

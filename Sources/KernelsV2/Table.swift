@@ -4,11 +4,11 @@ import KernelInterface
 public func makeTable(level: CPULevel) -> KernelTable {
   KernelTable(
     level: level,
-    quantizeActivations: { _, _, _, _, _ in fatalError() },
-    quantizedMatmul: { _ in fatalError() },
+    quantizeActivations: quantizeActivations,
+    quantizedMatmul: quantizedMatmul,
     floatMatmul: floatMatmul,
     gemm: gemm,
-    dequantize: dequantizeDense,
+    dequantize: dequantizeAny,
     convertFromFloat: convertFromFloat,
     attentionItems: attentionItems,
     attention: attention,
@@ -28,7 +28,7 @@ public func makeTable(level: CPULevel) -> KernelTable {
     argmax: argmax,
     logSumExp: logSumExp,
     fmaLoop: fmaLoop,
-    int8Loop: { _ in fatalError() },
+    int8Loop: int8Loop,
     readLoop: readLoop
   )
 }

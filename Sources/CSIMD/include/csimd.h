@@ -12,7 +12,10 @@
 
 #define CSIMD_INLINE static inline __attribute__((always_inline))
 
-// The level that the including module is compiled for; a constant in Swift, so `if CSIMD_LEVEL == 4` costs nothing.
+// Everything here is inlined, so how vectors are passed does not matter.
+#pragma clang diagnostic ignored "-Wpsabi"
+
+// The level that the including module is compiled for.
 #if defined(__AVX512VNNI__)
 #define CSIMD_LEVEL 4
 #elif defined(__AVX2__) && defined(__FMA__)
@@ -20,6 +23,195 @@
 #else
 #define CSIMD_LEVEL 2
 #endif
+
+// The same for Swift; the optimiser drops the branches of other levels.
+CSIMD_INLINE int csimd_compiled_level(void) { return CSIMD_LEVEL; }
+
+// Vectors as Swift's SIMD types import them.
+typedef uint8_t csimd_u8x16 __attribute__((ext_vector_type(16)));
+typedef uint8_t csimd_u8x64 __attribute__((ext_vector_type(64)));
+typedef uint16_t csimd_u16x16 __attribute__((ext_vector_type(16)));
+typedef int16_t csimd_i16x16 __attribute__((ext_vector_type(16)));
+typedef int32_t csimd_i32x8 __attribute__((ext_vector_type(8)));
+typedef int32_t csimd_i32x16 __attribute__((ext_vector_type(16)));
+typedef uint32_t csimd_u32x4 __attribute__((ext_vector_type(4)));
+typedef uint32_t csimd_u32x16 __attribute__((ext_vector_type(16)));
+typedef float csimd_f32x8 __attribute__((ext_vector_type(8)));
+typedef float csimd_f32x16 __attribute__((ext_vector_type(16)));
+
+CSIMD_INLINE csimd_u32x4 csimd_load_u32x4(const void *p) {
+  csimd_u32x4 v;
+  __builtin_memcpy(&v, p, 16);
+  return v;
+}
+
+// 1024 zero bytes.
+CSIMD_INLINE const void *csimd_zeros(void) {
+  static const uint8_t zeros[1024] __attribute__((aligned(64)));
+  return zeros;
+}
+
+// 16 bytes of each of the rows i, i + 4, i + 8, i + 12, one row a 128-bit lane.
+CSIMD_INLINE csimd_u32x16 csimd_load_lanes(const void *base, long stride) {
+  const uint8_t *p = (const uint8_t *)base;
+  csimd_u32x4 a = csimd_load_u32x4(p), b = csimd_load_u32x4(p + 4 * stride);
+  csimd_u32x4 c = csimd_load_u32x4(p + 8 * stride), d = csimd_load_u32x4(p + 12 * stride);
+  typedef uint32_t u32x8 __attribute__((ext_vector_type(8)));
+  u32x8 ab = __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7);
+  u32x8 cd = __builtin_shufflevector(c, d, 0, 1, 2, 3, 4, 5, 6, 7);
+  return __builtin_shufflevector(ab, cd, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+}
+
+// Interleave the lower or upper two dwords of each 128-bit lane, or take the lower or upper qwords.
+CSIMD_INLINE csimd_u32x16 csimd_unpack_low(csimd_u32x16 a, csimd_u32x16 b) {
+  return __builtin_shufflevector(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29);
+}
+CSIMD_INLINE csimd_u32x16 csimd_unpack_high(csimd_u32x16 a, csimd_u32x16 b) {
+  return __builtin_shufflevector(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
+}
+CSIMD_INLINE csimd_u32x16 csimd_low_qwords(csimd_u32x16 a, csimd_u32x16 b) {
+  return __builtin_shufflevector(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);
+}
+CSIMD_INLINE csimd_u32x16 csimd_high_qwords(csimd_u32x16 a, csimd_u32x16 b) {
+  return __builtin_shufflevector(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+}
+
+// The inverse of csimd_load_lanes.
+CSIMD_INLINE void csimd_store_lanes(void *p, long stride, csimd_u32x16 v) {
+  uint8_t *q = (uint8_t *)p;
+  csimd_u32x4 a = __builtin_shufflevector(v, v, 0, 1, 2, 3), b = __builtin_shufflevector(v, v, 4, 5, 6, 7);
+  csimd_u32x4 c = __builtin_shufflevector(v, v, 8, 9, 10, 11), d = __builtin_shufflevector(v, v, 12, 13, 14, 15);
+  __builtin_memcpy(q, &a, 16);
+  __builtin_memcpy(q + 4 * stride, &b, 16);
+  __builtin_memcpy(q + 8 * stride, &c, 16);
+  __builtin_memcpy(q + 12 * stride, &d, 16);
+}
+
+// One dword of each of 16 rows.
+CSIMD_INLINE csimd_u32x16 csimd_load_dwords(const void *p, long stride) {
+  const uint8_t *q = (const uint8_t *)p;
+  csimd_u32x16 v = 0;
+#pragma unroll
+  for (int i = 0; i < 16; i++) {
+    uint32_t x;
+    __builtin_memcpy(&x, q + i * stride, 4);
+    v[i] = x;
+  }
+  return v;
+}
+
+// 16 half-precision numbers to f32.
+CSIMD_INLINE csimd_f32x16 csimd_half_to_float(csimd_u16x16 h) {
+#if CSIMD_LEVEL == 4
+  return (csimd_f32x16)_mm512_cvtph_ps((__m256i)h);
+#elif CSIMD_LEVEL == 3
+  csimd_f32x8 a = (csimd_f32x8)_mm256_cvtph_ps((__m128i)__builtin_shufflevector(h, h, 0, 1, 2, 3, 4, 5, 6, 7));
+  csimd_f32x8 b = (csimd_f32x8)_mm256_cvtph_ps((__m128i)__builtin_shufflevector(h, h, 8, 9, 10, 11, 12, 13, 14, 15));
+  return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+#else
+  csimd_u32x16 x = __builtin_convertvector(h, csimd_u32x16);
+  // The exponent is rebased by a multiplication with 2^112, which also normalises subnormals.
+  csimd_f32x16 f = (csimd_f32x16)((x & 0x7fff) << 13) * 0x1p112f;
+  csimd_u32x16 special = (csimd_u32x16)(f >= 65536.0f) & 0x7f800000;
+  return (csimd_f32x16)((csimd_u32x16)f | special | ((x & 0x8000) << 16));
+#endif
+}
+
+// One half-precision number of each of 16 rows, as f32.
+CSIMD_INLINE csimd_f32x16 csimd_load_halves(const void *p, long stride) {
+  const uint8_t *q = (const uint8_t *)p;
+  csimd_u16x16 v = 0;
+#pragma unroll
+  for (int i = 0; i < 16; i++) {
+    uint16_t x;
+    __builtin_memcpy(&x, q + i * stride, 2);
+    v[i] = x;
+  }
+  return csimd_half_to_float(v);
+}
+
+// The low and the high half of 16 dwords, as f32.
+CSIMD_INLINE csimd_f32x16 csimd_low_half(csimd_u32x16 x) {
+  return csimd_half_to_float(__builtin_convertvector(x, csimd_u16x16));
+}
+CSIMD_INLINE csimd_f32x16 csimd_high_half(csimd_u32x16 x) {
+  return csimd_half_to_float(__builtin_convertvector(x >> 16, csimd_u16x16));
+}
+
+CSIMD_INLINE csimd_u32x16 csimd_shift_right(csimd_u32x16 x, int n) { return x >> n; }
+CSIMD_INLINE csimd_u32x16 csimd_shift_left(csimd_u32x16 x, int n) { return x << n; }
+// Byte `i` of every dword, as f32.
+CSIMD_INLINE csimd_f32x16 csimd_byte_to_float(csimd_u32x16 x, int i) {
+  return __builtin_convertvector((x >> (8 * i)) & 0xff, csimd_f32x16);
+}
+// Byte `i` of every dword, read as signed, as f32.
+CSIMD_INLINE csimd_f32x16 csimd_signed_byte_to_float(csimd_u32x16 x, int i) {
+  return __builtin_convertvector((csimd_i32x16)(x << (24 - 8 * i)) >> 24, csimd_f32x16);
+}
+CSIMD_INLINE csimd_f32x16 csimd_int_to_float(csimd_i32x16 x) { return __builtin_convertvector(x, csimd_f32x16); }
+CSIMD_INLINE csimd_u8x16 csimd_truncate_to_bytes(csimd_u32x16 x) { return __builtin_convertvector(x, csimd_u8x16); }
+CSIMD_INLINE csimd_f32x16 csimd_splat_float(const float *p) { return (csimd_f32x16)(*p); }
+CSIMD_INLINE csimd_i32x16 csimd_splat_int(const int32_t *p) { return (csimd_i32x16)(*p); }
+
+// The greatest lane of two vectors, and the sum of the lanes.
+CSIMD_INLINE uint32_t csimd_max_dword(csimd_u32x16 a, csimd_u32x16 b) {
+  return __builtin_reduce_max(__builtin_elementwise_max(a, b));
+}
+CSIMD_INLINE int32_t csimd_sum_ints(csimd_i32x16 a) { return __builtin_reduce_add(a); }
+
+// a * b + c, one rounding where the level has it. (Swift's addProduct is a loop over lanes.)
+CSIMD_INLINE csimd_f32x16 csimd_fma(csimd_f32x16 a, csimd_f32x16 b, csimd_f32x16 c) {
+#if CSIMD_LEVEL >= 3 || defined(__aarch64__)
+  return __builtin_elementwise_fma(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+// acc[n] + the dot product of the unsigned bytes w[4n ..< 4n + 4] and the four signed bytes at `a`.
+CSIMD_INLINE csimd_i32x16 csimd_dot4(csimd_i32x16 acc, csimd_u8x64 w, const void *a) {
+  int32_t dword;
+  __builtin_memcpy(&dword, a, 4);
+#if CSIMD_LEVEL == 4
+  return (csimd_i32x16)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)w, _mm512_set1_epi32(dword));
+#else
+  typedef int16_t i16x32 __attribute__((ext_vector_type(32)));
+  // Even and odd bytes; a product is at most 255 * 127 < 2^15.
+  i16x32 even = (i16x32)w & 0xff, odd = (i16x32)((csimd_u32x16)w >> 8) & 0xff;
+  csimd_i32x16 pair = (csimd_i32x16)(dword);
+  i16x32 a_even = (i16x32)(pair << 8) >> 8, a_odd = (i16x32)pair >> 8;
+  csimd_i32x16 p = (csimd_i32x16)(even * a_even), q = (csimd_i32x16)(odd * a_odd);
+  return acc + ((p << 16) >> 16) + (p >> 16) + ((q << 16) >> 16) + (q >> 16);
+#endif
+}
+
+#if defined(__AVX2__)
+// Sums of neighbouring products of unsigned and signed bytes, saturating at 16 bits.
+CSIMD_INLINE csimd_i16x16 csimd_dot2(const void *w, const void *a) {
+  int32_t dword;
+  __builtin_memcpy(&dword, a, 4);
+  return (csimd_i16x16)_mm256_maddubs_epi16(_mm256_loadu_si256((const __m256i *)w), _mm256_set1_epi32(dword));
+}
+// The same for signed w.
+CSIMD_INLINE csimd_i16x16 csimd_dot2_signed(const void *w, const void *a) {
+  int32_t dword;
+  __builtin_memcpy(&dword, a, 4);
+  __m256i x = _mm256_loadu_si256((const __m256i *)w);
+  return (csimd_i16x16)_mm256_maddubs_epi16(_mm256_abs_epi8(x), _mm256_sign_epi8(_mm256_set1_epi32(dword), x));
+}
+// Sums of neighbours, exact.
+CSIMD_INLINE csimd_i32x8 csimd_widen_pairs(csimd_i16x16 x) {
+  return (csimd_i32x8)_mm256_madd_epi16((__m256i)x, _mm256_set1_epi16(1));
+}
+#else
+// Never called below AVX2; here so that one Swift source compiles at every level.
+CSIMD_INLINE csimd_i16x16 csimd_dot2(const void *w, const void *a) { (void)w; (void)a; __builtin_trap(); }
+CSIMD_INLINE csimd_i16x16 csimd_dot2_signed(const void *w, const void *a) { (void)w; (void)a; __builtin_trap(); }
+CSIMD_INLINE csimd_i32x8 csimd_widen_pairs(csimd_i16x16 x) { (void)x; __builtin_trap(); }
+#endif
+CSIMD_INLINE csimd_i32x16 csimd_join(csimd_i32x8 a, csimd_i32x8 b) {
+  return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+}
 
 // The highest level that this processor and its operating system run:
 // 4 = AVX-512 (F, BW, DQ, VL) with VNNI, 3 = AVX2 with FMA and F16C, 2 = anything else (portable code).

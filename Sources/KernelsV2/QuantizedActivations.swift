@@ -1,0 +1,101 @@
+import CSIMD
+import KernelInterface
+
+/// Below this a group counts as all zero, so that 127 / max stays finite (2⁻¹⁰⁰).
+private let smallestMaximum: UInt32 = 0x0d80_0000
+/// The bits of infinity; those of a NaN are greater.
+private let infinity: UInt32 = 0x7f80_0000
+/// 1.5 · 2²³: adding it rounds a number below 2²² to the nearest even integer, which is then in the low bits.
+private let rounder: Float = 12_582_912
+
+/// Fills the panels in `panels` of an int8 activation buffer from `x` `[rows, k]`, stride `ldx`.
+///
+/// Per row and 32 consecutive k: `s = max|x| / 127`, `a = round-to-nearest-even(x · (127 / max|x|))`. A group whose
+/// maximum is below 2⁻¹⁰⁰ has s = 0 and a = 0; one that holds a NaN or an infinity has s = NaN and a = 0, so that what
+/// is computed from it is NaN. The same bits at every level.
+func quantizeActivations(
+  _ x: UnsafePointer<Float>, _ ldx: Int, _ layout: ActivationLayout, _ panels: Range<Int>,
+  _ out: UnsafeMutableRawPointer
+) {
+  let k = layout.k
+  for i in panels {
+    let panel = layout.panel(i)
+    let m = panel.rows
+    let values = out + panel.offset
+    let scales = (values + layout.scalesOffset(m)).assumingMemoryBound(to: Float.self)
+    let sums = (values + layout.sumsOffset(m)).assumingMemoryBound(to: Int32.self)
+    for row in 0..<m {
+      let source = x + (panel.firstRow + row) * ldx
+      for group in 0..<(k / 32) {
+        let v0: Floats = load(source + 32 * group)
+        let v1: Floats = load(source + 32 * group + 16)
+        let magnitudes = Dwords(repeating: 0x7fff_ffff)
+        let maximum = csimd_max_dword(
+          unsafeBitCast(v0, to: Dwords.self) & magnitudes, unsafeBitCast(v1, to: Dwords.self) & magnitudes)
+        var inverse: Float = 0
+        var scale: Float = 0
+        if maximum >= infinity {
+          scale = .nan
+        } else if maximum >= smallestMaximum {
+          scale = Float(bitPattern: maximum) / 127
+          inverse = 127 / Float(bitPattern: maximum)
+        }
+        let bias = Floats(repeating: rounder)
+        let factor = Floats(repeating: inverse)
+        let zero = Ints(repeating: Int32(bitPattern: rounder.bitPattern))
+        var q0 = unsafeBitCast(v0 * factor + bias, to: Ints.self) &- zero
+        var q1 = unsafeBitCast(v1 * factor + bias, to: Ints.self) &- zero
+        if maximum >= infinity {
+          q0 = .zero
+          q1 = .zero
+        }
+        scales[group * m + row] = scale
+        sums[(2 * group) * m + row] = csimd_sum_ints(q0)
+        sums[(2 * group + 1) * m + row] = csimd_sum_ints(q1)
+        let b0 = unsafeBitCast(csimd_truncate_to_bytes(unsafeBitCast(q0, to: Dwords.self)), to: SIMD4<UInt32>.self)
+        let b1 = unsafeBitCast(csimd_truncate_to_bytes(unsafeBitCast(q1, to: Dwords.self)), to: SIMD4<UInt32>.self)
+        let target = (values + (group * 8 * m + row) * 4).assumingMemoryBound(to: UInt32.self)
+        for j in 0..<4 { target[j * m] = b0[j] }
+        for j in 0..<4 { target[(4 + j) * m] = b1[j] }
+      }
+    }
+  }
+}
+
+/// int8 multiplications and additions (two per product) done by `iterations` rounds of independent dot products with the
+/// instructions that the matrix kernels use; the time is the caller's to take.
+func int8Loop(_ iterations: Int) -> Double {
+  // 12 rows at v4 as in the kernels; 4 × two halves at v3.
+  var a = SIMD16<Int32>(repeating: 0x0102_0304)
+  var w = Bytes64(repeating: 3)
+  return withUnsafePointer(to: &a) { a in
+    withUnsafePointer(to: &w) { w in
+      let dwords = UnsafeRawPointer(a)
+      let bytes = UnsafeRawPointer(w)
+      if compiledLevel == 3 {
+        var low = zeros(InlineArray<4, SIMD16<Int16>>.self)
+        var high = zeros(InlineArray<4, SIMD16<Int16>>.self)
+        for _ in 0..<iterations {
+          for m in 0..<4 {
+            low[m] &+= csimd_dot2(bytes, dwords + 4 * m)
+            high[m] &+= csimd_dot2(bytes + 32, dwords + 4 * m)
+          }
+        }
+        var total = SIMD16<Int16>.zero
+        for m in 0..<4 { total &+= low[m] &+ high[m] }
+        keep(Double(total[0]))
+        return Double(iterations) * 4 * 64 * 2
+      }
+      var acc = zeros(InlineArray<12, Ints>.self)
+      let q: Bytes64 = load(bytes)
+      for _ in 0..<iterations { for m in 0..<12 { acc[m] = csimd_dot4(acc[m], q, dwords + 4 * m) } }
+      var total = Ints.zero
+      for m in 0..<12 { total &+= acc[m] }
+      keep(Double(total[0]))
+      return Double(iterations) * 12 * 64 * 2
+    }
+  }
+}
+
+/// Makes the compiler believe that `x` is used.
+@inline(never) private func keep(_ x: Double) { withExtendedLifetime(x) {} }

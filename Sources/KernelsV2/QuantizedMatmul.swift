@@ -1,0 +1,295 @@
+import CSIMD
+import KernelInterface
+
+/// One activation panel at the first k of a tile, and the panel's auxiliary numbers: per block of weights and row
+/// −offset · Σa (int32) of the symmetric kinds, s · Σa (f32) of the affine ones.
+struct PanelCursor {
+  var rows: Int
+  var values: UnsafeRawPointer
+  var scales: UnsafePointer<Float>
+  var aux: UnsafeRawPointer
+
+  /// The same for a part of the rows from `row`; the distances stay those of the panel.
+  @inline(__always) func part(_ row: Int) -> PanelCursor {
+    PanelCursor(rows: rows, values: values + 4 * row, scales: scales + row, aux: aux + 4 * row)
+  }
+}
+
+/// `out[m][0..<16] += tile · a[m]` for `R` rows of a panel, over `kc` weights.
+///
+/// Per block: `acc = Σ u·a` in integers; then `out += acc · (D·s) (+ M · (s·Σa))`, and where two blocks share s,
+/// `out += (acc₀·D₀ + acc₁·D₁) · s`.
+@inline(__always) func accumulate<Kind: BlockKind, let R: Int>(
+  _: Kind.Type, _: InlineArray<R, Void>.Type, _ tile: Tile, _ panel: PanelCursor, panelRows: Int, kc: Int,
+  _ out: UnsafeMutablePointer<Float>, _ ldo: Int, first: Bool
+) {
+  var o = zeros(InlineArray<R, Floats>.self)
+  if !first { for m in 0..<R { o[m] = load(out + m * ldo) } }
+  var w = UnsafeRawPointer(tile.values)
+  var d = UnsafePointer(tile.scales)
+  var minimum = UnsafePointer(tile.minimums)
+  var a = panel.values
+  var s = panel.scales
+  var aux = panel.aux
+  for _ in 0..<(kc / 32) {
+    if Kind.block == 32 {
+      let acc = dotBlock(Kind.self, InlineArray<R, Void>.self, w, a, aux, panelRows)
+      let scale: Floats = load(d)
+      for m in 0..<R { o[m] = csimd_fma(csimd_int_to_float(acc[m]), scale * csimd_splat_float(s + m), o[m]) }
+      if Kind.isAffine {
+        let offset: Floats = load(minimum)
+        let sums = aux.assumingMemoryBound(to: Float.self)
+        for m in 0..<R { o[m] = csimd_fma(offset, csimd_splat_float(sums + m), o[m]) }
+      }
+    } else {
+      let acc0 = dotBlock(Kind.self, InlineArray<R, Void>.self, w, a, aux, panelRows)
+      let scale0: Floats = load(d)
+      var t = zeros(InlineArray<R, Floats>.self)
+      for m in 0..<R { t[m] = csimd_int_to_float(acc0[m]) * scale0 }
+      let acc1 = dotBlock(
+        Kind.self, InlineArray<R, Void>.self, w + 16 * tileRows, a + 16 * panelRows, aux + 4 * panelRows, panelRows)
+      let scale1: Floats = load(d + tileRows)
+      for m in 0..<R {
+        t[m] = csimd_fma(csimd_int_to_float(acc1[m]), scale1, t[m])
+        o[m] = csimd_fma(t[m], csimd_splat_float(s + m), o[m])
+      }
+      if Kind.isAffine {
+        let offset0: Floats = load(minimum)
+        let offset1: Floats = load(minimum + tileRows)
+        let sums = aux.assumingMemoryBound(to: Float.self)
+        for m in 0..<R {
+          o[m] = csimd_fma(offset0, csimd_splat_float(sums + m), o[m])
+          o[m] = csimd_fma(offset1, csimd_splat_float(sums + panelRows + m), o[m])
+        }
+      }
+    }
+    w += 32 * tileRows
+    a += 32 * panelRows
+    d += 32 / Kind.block * tileRows
+    minimum += 32 / Kind.block * tileRows
+    s += panelRows
+    aux += 32 / Kind.block * 4 * panelRows
+  }
+  for m in 0..<R { store(out + m * ldo, o[m]) }
+}
+
+/// `Σ u·a` (less offset · Σa) of one block of weights for `R` rows.
+@inline(__always) func dotBlock<Kind: BlockKind, let R: Int>(
+  _: Kind.Type, _: InlineArray<R, Void>.Type, _ w: UnsafeRawPointer, _ a: UnsafeRawPointer, _ aux: UnsafeRawPointer,
+  _ panelRows: Int
+) -> InlineArray<R, Ints> {
+  var acc = zeros(InlineArray<R, Ints>.self)
+  if Kind.offset != 0 {
+    let offsets = aux.assumingMemoryBound(to: Int32.self)
+    for m in 0..<R { acc[m] = csimd_splat_int(offsets + m) }
+  }
+  if compiledLevel != 3 {
+    for j in 0..<(Kind.block / 4) {
+      let q: Bytes64 = load(w + 64 * j)
+      for m in 0..<R { acc[m] = csimd_dot4(acc[m], q, a + (j * panelRows + m) * 4) }
+    }
+    return acc
+  }
+  let steps = min(Kind.stepsIn16Bits, Kind.block / 4)
+  for group in 0..<(Kind.block / 4 / steps) {
+    var low = zeros(InlineArray<R, SIMD16<Int16>>.self)
+    var high = zeros(InlineArray<R, SIMD16<Int16>>.self)
+    for step in 0..<steps {
+      let j = group * steps + step
+      for m in 0..<R {
+        let x = a + (j * panelRows + m) * 4
+        if Kind.isSigned {
+          low[m] &+= csimd_dot2_signed(w + 64 * j, x)
+          high[m] &+= csimd_dot2_signed(w + 64 * j + 32, x)
+        } else {
+          low[m] &+= csimd_dot2(w + 64 * j, x)
+          high[m] &+= csimd_dot2(w + 64 * j + 32, x)
+        }
+      }
+    }
+    for m in 0..<R { acc[m] &+= csimd_join(csimd_widen_pairs(low[m]), csimd_widen_pairs(high[m])) }
+  }
+  return acc
+}
+
+/// A whole panel against a tile.
+@inline(__always) private func panelProduct<Kind: BlockKind>(
+  _: Kind.Type, _ tile: Tile, _ panel: PanelCursor, kc: Int, _ out: UnsafeMutablePointer<Float>, _ ldo: Int,
+  first: Bool
+) {
+  let rows = panel.rows
+  if compiledLevel == 4 {
+    switch rows {
+    case 12:
+      accumulate(
+        Kind.self, InlineArray<12, Void>.self, tile, panel, panelRows: 12, kc: kc, out, ldo, first: first)
+    case 8:
+      accumulate(Kind.self, InlineArray<8, Void>.self, tile, panel, panelRows: 8, kc: kc, out, ldo, first: first)
+    case 4:
+      accumulate(Kind.self, InlineArray<4, Void>.self, tile, panel, panelRows: 4, kc: kc, out, ldo, first: first)
+    case 2:
+      accumulate(Kind.self, InlineArray<2, Void>.self, tile, panel, panelRows: 2, kc: kc, out, ldo, first: first)
+    default:
+      accumulate(Kind.self, InlineArray<1, Void>.self, tile, panel, panelRows: 1, kc: kc, out, ldo, first: first)
+    }
+    return
+  }
+  // Fewer registers: parts of 4 rows at v3, single rows at v2.
+  var row = 0
+  if compiledLevel == 3 {
+    while row + 4 <= rows {
+      accumulate(
+        Kind.self, InlineArray<4, Void>.self, tile, panel.part(row), panelRows: rows, kc: kc, out + row * ldo, ldo,
+        first: first)
+      row += 4
+    }
+    if row + 2 <= rows {
+      accumulate(
+        Kind.self, InlineArray<2, Void>.self, tile, panel.part(row), panelRows: rows, kc: kc, out + row * ldo, ldo,
+        first: first)
+      row += 2
+    }
+  }
+  while row < rows {
+    accumulate(
+      Kind.self, InlineArray<1, Void>.self, tile, panel.part(row), panelRows: rows, kc: kc, out + row * ldo, ldo,
+      first: first)
+    row += 1
+  }
+}
+
+/// `QuantizedMatmulArguments` says what is computed.
+func quantizedMatmul(_ arguments: borrowing QuantizedMatmulArguments) {
+  let a = copy arguments
+  switch a.kind {
+  case .q4_0: matmulQ4_0(a)
+  case .q4_1: matmulQ4_1(a)
+  case .q5_0: matmulQ5_0(a)
+  case .q5_1: matmulQ5_1(a)
+  case .q8_0: matmulQ8_0(a)
+  case .q2_K: matmulQ2_K(a)
+  case .q3_K: matmulQ3_K(a)
+  case .q4_K: matmulQ4_K(a)
+  case .q5_K: matmulQ5_K(a)
+  case .q6_K: matmulQ6_K(a)
+  case .f32, .f16, .bf16, .i32: preconditionFailure("quantizedMatmul of the dense kind \(a.kind.name)")
+  }
+}
+
+@inline(never) private func matmulQ4_0(_ a: QuantizedMatmulArguments) { matmul(Q4_0.self, a) }
+@inline(never) private func matmulQ4_1(_ a: QuantizedMatmulArguments) { matmul(Q4_1.self, a) }
+@inline(never) private func matmulQ5_0(_ a: QuantizedMatmulArguments) { matmul(Q5_0.self, a) }
+@inline(never) private func matmulQ5_1(_ a: QuantizedMatmulArguments) { matmul(Q5_1.self, a) }
+@inline(never) private func matmulQ8_0(_ a: QuantizedMatmulArguments) { matmul(Q8_0.self, a) }
+@inline(never) private func matmulQ2_K(_ a: QuantizedMatmulArguments) { matmul(Q2_K.self, a) }
+@inline(never) private func matmulQ3_K(_ a: QuantizedMatmulArguments) { matmul(Q3_K.self, a) }
+@inline(never) private func matmulQ4_K(_ a: QuantizedMatmulArguments) { matmul(Q4_K.self, a) }
+@inline(never) private func matmulQ5_K(_ a: QuantizedMatmulArguments) { matmul(Q5_K.self, a) }
+@inline(never) private func matmulQ6_K(_ a: QuantizedMatmulArguments) { matmul(Q6_K.self, a) }
+
+/// Rows up to which a tile's chunks of k are worked off before the next tile, so that weights are read in order of
+/// their addresses; above, a chunk of the activations stays in L2 while all tiles pass by.
+private let fewRows = 24
+
+/// The longest group of rows of one pass, for the auxiliary numbers and the sums of a short tile.
+private let maxRowsPerPass = 4096
+
+@inline(__always) private func matmul<Kind: BlockKind>(_: Kind.Type, _ a: QuantizedMatmulArguments) {
+  let k = a.layout.k
+  let scratch = QuantizedScratch(a.scratch)
+  let auxBytesPerRow = k / Kind.block * 4
+  // Whole panels of 12 rows: their numbers, and 16 sums per row.
+  let pass = min(maxRowsPerPass, scratch.restBytes / (auxBytesPerRow + tileRows * 4)) / 12 * 12
+  precondition(pass > 0, "quantizedMatmul: k = \(k) is too long for the scratch memory")
+  let panels = a.layout.panelCount
+  var panel = 0
+  while panel < panels {
+    let end = min(panels, panel + pass / 12)
+    matmulPanels(Kind.self, a, panel..<end, scratch)
+    panel = end
+  }
+}
+
+@inline(__always) private func matmulPanels<Kind: BlockKind>(
+  _: Kind.Type, _ a: QuantizedMatmulArguments, _ panels: Range<Int>, _ scratch: QuantizedScratch
+) {
+  let k = a.layout.k
+  let blocks = k / Kind.block
+  let firstRow = a.layout.panel(panels.lowerBound).firstRow
+  let lastPanel = a.layout.panel(panels.upperBound - 1)
+  let rows = lastPanel.firstRow + lastPanel.rows - firstRow
+  let sums = scratch.rest.assumingMemoryBound(to: Float.self)
+  let aux = scratch.rest + rows * tileRows * 4
+  for i in panels { fillAux(Kind.self, a, a.layout.panel(i), aux, firstRow) }
+
+  // Equal chunks of k, each a multiple of the storage block and of 32.
+  let unit = max(32, Kind.blockElements)
+  let units = k / unit
+  let chunks = (units + maxTileK / unit - 1) / (maxTileK / unit)
+  let chunk = (units + chunks - 1) / chunks * unit
+
+  let tiles = (a.rowRange.count + tileRows - 1) / tileRows
+  let fullTiles = a.rowRange.count / tileRows
+  let outer = rows > fewRows ? chunks : 1
+  for o in 0..<outer {
+    for t in 0..<tiles {
+      let n = a.rowRange.lowerBound + t * tileRows
+      let full = t < fullTiles
+      var out = a.out + firstRow * a.ldo + n
+      var ldo = a.ldo
+      if !full {
+        out = sums
+        ldo = tileRows
+      }
+      for inner in (outer == 1 ? 0..<chunks : o..<(o + 1)) {
+        let k0 = inner * chunk
+        let kc = min(chunk, k - k0)
+        if kc <= 0 { break }
+        unpackTile(
+          Kind.self, a.w + n * a.rowBytes, rowBytes: a.rowBytes, rows: full ? tileRows : a.rowRange.upperBound - n,
+          k0: k0, kc: kc, scratch)
+        for i in panels {
+          let panel = a.layout.panel(i)
+          let m = panel.rows
+          let base = a.activations + panel.offset
+          let cursor = PanelCursor(
+            rows: m, values: base + k0 * m,
+            scales: (base + a.layout.scalesOffset(m) + k0 / 32 * m * 4).assumingMemoryBound(to: Float.self),
+            aux: UnsafeRawPointer(aux) + ((panel.firstRow - firstRow) * blocks + k0 / Kind.block * m) * 4)
+          panelProduct(
+            Kind.self, scratch.tile, cursor, kc: kc, out + (panel.firstRow - firstRow) * ldo, ldo, first: inner == 0)
+        }
+      }
+      if !full && o == outer - 1 {
+        let columns = a.rowRange.upperBound - n
+        let target = a.out + firstRow * a.ldo + n
+        for m in 0..<rows { (target + m * a.ldo).update(from: sums + m * tileRows, count: columns) }
+      }
+    }
+  }
+}
+
+/// The auxiliary numbers of a panel: `[k/block][rows]` from the panel's first row · (k/block) on.
+@inline(__always) private func fillAux<Kind: BlockKind>(
+  _: Kind.Type, _ a: QuantizedMatmulArguments, _ panel: ActivationLayout.Panel, _ aux: UnsafeMutableRawPointer,
+  _ firstRow: Int
+) {
+  if !Kind.isAffine && Kind.offset == 0 { return }
+  let m = panel.rows
+  let k = a.layout.k
+  let base = a.activations + panel.offset
+  let sums = (base + a.layout.sumsOffset(m)).assumingMemoryBound(to: Int32.self)
+  let scales = (base + a.layout.scalesOffset(m)).assumingMemoryBound(to: Float.self)
+  let out = aux + (panel.firstRow - firstRow) * (k / Kind.block) * 4
+  let integers = out.assumingMemoryBound(to: Int32.self)
+  let floats = out.assumingMemoryBound(to: Float.self)
+  for block in 0..<(k / Kind.block) {
+    let scale = scales + block * Kind.block / 32 * m
+    for row in 0..<m {
+      let at = block * m + row
+      let sum =
+        Kind.block == 32 ? sums[2 * block * m + row] &+ sums[(2 * block + 1) * m + row] : sums[at]
+      if Kind.isAffine { floats[at] = scale[row] * Float(sum) } else { integers[at] = 0 &- Kind.offset &* sum }
+    }
+  }
+}
