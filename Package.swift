@@ -70,7 +70,7 @@ let package = Package(
     .executableTarget(
       name: "apus",
       dependencies: ["ApusServer", .product(name: "ArgumentParser", package: "swift-argument-parser")]),
-    .testTarget(name: "ApusKernelsTests", dependencies: ["ApusKernels"]),
+    .testTarget(name: "ApusKernelsTests", dependencies: ["ApusKernels"], exclude: ["Fixtures"]),
     .testTarget(name: "ApusComputeTests", dependencies: ["ApusCompute"]),
     .testTarget(name: "ApusTextTests", dependencies: ["ApusText"]),
     .testTarget(name: "ApusModelsTests", dependencies: ["ApusModels"]),
