@@ -1,0 +1,123 @@
+public struct LlamaConfiguration: Codable, Sendable {
+  var hiddenSize: Int
+  var hiddenLayers: Int
+  var intermediateSize: Int
+  var attentionHeads: Int
+  var kvHeads: Int
+  var headDim: Int
+  var rmsNormEps: Float
+  var vocabularySize: Int
+  var ropeTheta: Float
+  var tieWordEmbeddings: Bool
+  var positionKind: String?  // +alibi
+  var normKind: String?  // +norm
+  var numExperts: Int?  // +moe
+
+  enum CodingKeys: String, CodingKey {
+    case hiddenSize = "hidden_size"
+    case hiddenLayers = "num_hidden_layers"
+    case intermediateSize = "intermediate_size"
+    case attentionHeads = "num_attention_heads"
+    case kvHeads = "num_key_value_heads"
+    case headDim = "head_dim"
+    case rmsNormEps = "rms_norm_eps"
+    case vocabularySize = "vocab_size"
+    case ropeTheta = "rope_theta"
+    case tieWordEmbeddings = "tie_word_embeddings"
+    case positionKind = "position_kind"  // +alibi
+    case normKind = "norm_kind"  // +norm
+    case numExperts = "num_experts"  // +moe
+  }
+}
+
+final class LlamaAttention: Module {
+  let c: LlamaConfiguration
+  let q, k, v, o: Linear
+  let slopes: [Float]?  // +alibi
+
+  init(_ c: LlamaConfiguration) {
+    self.c = c
+    q = Linear(c.hiddenSize, c.attentionHeads * c.headDim)
+    k = Linear(c.hiddenSize, c.kvHeads * c.headDim)
+    v = Linear(c.hiddenSize, c.kvHeads * c.headDim)
+    o = Linear(c.attentionHeads * c.headDim, c.hiddenSize)
+    slopes = c.positionKind == "alibi" ? alibiSlopes(c.attentionHeads) : nil  // +alibi
+  }
+
+  func callAsFunction(_ x: Rows) -> Rows {
+    var queries = q(x)
+    var keys = k(x)
+    let theta = c.ropeTheta
+    if slopes == nil {  // +alibi
+      queries = rope(queries, headDim: c.headDim, theta: theta)
+      keys = rope(keys, headDim: c.headDim, theta: theta)
+    }  // +alibi
+    return o(
+      attention(
+        queries, keys, v(x), heads: c.attentionHeads,
+        slopes: slopes,  // +alibi
+        kvHeads: c.kvHeads))
+  }
+}
+
+final class LlamaMLP: FeedForwardBase {
+  let gate, up, down: Linear
+
+  init(_ c: LlamaConfiguration) {
+    gate = Linear(c.hiddenSize, c.intermediateSize)
+    up = Linear(c.hiddenSize, c.intermediateSize)
+    down = Linear(c.intermediateSize, c.hiddenSize)
+  }
+
+  override func callAsFunction(_ x: Rows) -> Rows {
+    down(zip(gate(x), up(x)).map { zip($0, $1).map { silu($0) * $1 } })
+  }
+}
+
+final class LlamaBlock: Module {
+  let attention: LlamaAttention
+  //-moe let mlp: LlamaMLP
+  let mlp: FeedForwardBase  // +moe
+  //-norm let inputNorm, postAttentionNorm: RMSNorm
+  let inputNorm, postAttentionNorm: Norm  // +norm
+
+  init(_ c: LlamaConfiguration) {
+    attention = LlamaAttention(c)
+    //-moe mlp = LlamaMLP(c)
+    mlp = c.numExperts.map { MixtureLayer(c.hiddenSize, $0) { LlamaMLP(c) } } ?? LlamaMLP(c)  // +moe
+    //-norm inputNorm = RMSNorm(c.hiddenSize, c.rmsNormEps)
+    inputNorm = makeNorm(c.normKind ?? "rms", c.hiddenSize, c.rmsNormEps)  // +norm
+    //-norm postAttentionNorm = RMSNorm(c.hiddenSize, c.rmsNormEps)
+    postAttentionNorm = makeNorm(c.normKind ?? "rms", c.hiddenSize, c.rmsNormEps)  // +norm
+  }
+
+  func callAsFunction(_ x: Rows) -> Rows {
+    let h = x + attention(inputNorm(x))
+    return h + mlp(postAttentionNorm(h))
+  }
+}
+
+public final class LlamaModel: Module {
+  let c: LlamaConfiguration
+  let embedding: Embedding
+  let blocks: [LlamaBlock]
+  //-norm let norm: RMSNorm
+  let norm: Norm  // +norm
+  let head: Linear?
+
+  public init(_ c: LlamaConfiguration) {
+    self.c = c
+    embedding = Embedding(c.vocabularySize, c.hiddenSize)
+    blocks = (0..<c.hiddenLayers).map { _ in LlamaBlock(c) }
+    //-norm norm = RMSNorm(c.hiddenSize, c.rmsNormEps)
+    norm = makeNorm(c.normKind ?? "rms", c.hiddenSize, c.rmsNormEps)  // +norm
+    head = c.tieWordEmbeddings ? nil : Linear(c.hiddenSize, c.vocabularySize)
+  }
+
+  public func callAsFunction(_ ids: [Int]) -> Rows {
+    var x = embedding(ids)
+    for block in blocks { x = block(x) }
+    x = norm(x)
+    return head?(x) ?? embedding.asHead(x)
+  }
+}
