@@ -29,7 +29,8 @@ for peer in "$@"; do
     ref)
       environment ref
       install ref --extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu
-      install ref sentence-transformers==6.2.0 onnxruntime==1.32.0 onnx==1.23.2 tokenizers==0.23.3 jinja2==3.1.6 gguf==0.19.0
+      install ref sentence-transformers==6.2.0 onnxruntime==1.32.0 onnx==1.23.2 tokenizers==0.23.3 jinja2==3.1.6 \
+        gguf==0.19.0
       ;;
     *) echo "peers.sh: unknown peer '$peer' (known: llama, llama-avx2, ref)" >&2; exit 2 ;;
   esac

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """How many lines must change to enable a feature in every model (the LoC-complexity of AXLearn's paper).
 
-Features: ALiBi positions, a norm kind that Apus doesn't have (written in this folder as a user would), and a swap of every
-dense feed-forward part for a mixture of experts. For N = 4, 10, 50 and 100 variants of the real recipes:
+Features: ALiBi positions, a norm kind that Apus doesn't have (written in this folder as a user would), and a swap of
+every dense feed-forward part for a mixture of experts. For N = 4, 10, 50 and 100 variants of the real recipes:
 
   enabled    variants in which the feature works: the modifier changed as many slots as the model has such parts, and
              the changed model, really run, gives finite numbers that differ from the unchanged model's
@@ -107,7 +107,8 @@ def main():
         rows.append({
             **r, "outside": outside, "modifier": modifier_lines(file, modifier), "coupling": coupling(r["feature"]),
             "subclass": sum(changed_lines(*fixture(FAMILIES[i % 4], mark, i)) for i in range(r["variants"]))})
-    print(f"{'feature':18} {'N':>4} {'enabled':>8} {'slots':>6} {'outside':>8} {'modifier':>9} {'subclass':>9} coupling")
+    print(f"{'feature':18} {'N':>4} {'enabled':>8} {'slots':>6} {'outside':>8} {'modifier':>9} {'subclass':>9}"
+          " coupling")
     for r in rows:
         print(f"{r['feature']:18} {r['variants']:4} {r['enabled']:8} {r['slots']:6} {r['outside']:8} "
               f"{r['modifier']:9} {r['subclass']:9} {', '.join(r['coupling']) or '0'}")

@@ -7,8 +7,8 @@ Texts are real paragraphs, collected at run time from the documentation strings 
   long         16 texts of about 500 tokens, given one at a time
 
 Agreement: cosine of every paragraph's and long text's embedding with sentence-transformers' (float32); the least one
-must be >= 0.99999. Speed: texts/s from text to normalised embedding, tokenisation included, loading excluded. Every peer
-gets its texts sorted by length in batches of 32, which is sentence-transformers' own way.
+must be >= 0.99999. Speed: texts/s from text to normalised embedding, tokenisation included, loading excluded. Every
+peer gets its texts sorted by length in batches of 32, which is sentence-transformers' own way.
 
 Run with the Python of .peers/ref (Benchmarks/peers.sh ref), which it finds by itself:
   Benchmarks/encoder/run.py [--models DIR]
@@ -200,9 +200,8 @@ def main():
 
         def apus(texts):
             """(embeddings, seconds without loading)."""
-            file = Path(folder) / "texts.json"
-            file.write_text(json.dumps(texts))
-            r = common.apus_json(arguments, "embed", "-m", path, "--threads", arguments.threads, "--file", file)
+            r = common.apus_json(
+                arguments, "embed", "-m", path, "--threads", arguments.threads, stdin=json.dumps(texts))
             return np.array(r["embeddings"], np.float32), r["timings"]["encode_s"]
 
         agreement = {}
@@ -254,7 +253,8 @@ def main():
                    *(f"{r['texts_per_s'][n]['median']:.1f} ({r['texts_per_s'][n]['min']:.1f}-"
                      f"{r['texts_per_s'][n]['max']:.1f})" for n in names),
                    f"{r['ratio']:.2f}" if "ratio" in r else "-", f"{r['load']:.1f}"] for r in speed])
-    common.write_json(arguments, {"machine": facts, "threads": arguments.threads, "agreement": agreement, "speed": speed})
+    common.write_json(
+        arguments, {"machine": facts, "threads": arguments.threads, "agreement": agreement, "speed": speed})
 
 
 if __name__ == "__main__":

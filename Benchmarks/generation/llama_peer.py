@@ -1,8 +1,8 @@
 """llama.cpp through its low-level API: what the harnesses measure and compare with.
 
 Everything is llama.cpp's default except the thread counts and the context size: its own flash-attention choice, its
-repacked weights, f16 KV cache, 512-token physical batches. Timings are of `llama_decode` calls alone, as in llama-bench:
-no Python work, no sampling and no detokenisation is counted."""
+repacked weights, f16 KV cache, 512-token physical batches. Timings are of `llama_decode` calls alone, as in
+llama-bench: no Python work, no sampling and no detokenisation is counted."""
 import ctypes
 import time
 

@@ -34,6 +34,7 @@ from llama_peer import Llama
 
 TOKENS, PROMPT = 64, 16
 NEAR_TIE = 0.05
+EXACT_STEPS = "apus --exact, token by token"
 
 
 def log_softmax(z):
@@ -129,25 +130,27 @@ def measure(arguments, name, passages, folder):
     if not arguments.no_apus:
         engines |= {
             "apus --exact": lambda ids: apus_logits(arguments, path, ids, folder, "--exact"),
-            "apus --exact, token by token": lambda ids: apus_logits(arguments, path, ids, folder, "--exact", "--step"),
+            EXACT_STEPS: lambda ids: apus_logits(arguments, path, ids, folder, "--exact", "--step"),
             "apus": lambda ids: apus_logits(arguments, path, ids, folder),
             "apus, token by token": lambda ids: apus_logits(arguments, path, ids, folder, "--step"),
         }
-        pairs.append(("apus --exact", "apus --exact", "apus --exact, token by token"))
+        pairs.append(("apus --exact", "apus --exact", EXACT_STEPS))
         pairs.append(("apus", "apus", "apus, token by token"))
     scores = {engine: Score() for engine in engines}
     between = {label: Score() for label, _, _ in pairs}
     for index, ids in enumerate(sequences):
         reference = oracle[index * TOKENS : (index + 1) * TOKENS]
-        seen = {engine: run(ids) for engine, run in engines.items()}
+        seen = {engine: run(ids) for engine, run in engines.items()
+                if engine != EXACT_STEPS or index < arguments.exact_steps}
         for engine, logits in seen.items():
             if logits.shape != reference.shape:
                 raise SystemExit(f"{engine}: logits {logits.shape}, the oracle's {reference.shape}")
             scores[engine].add(reference, logits, ids[1:])
         for label, prefill, decode in pairs:
-            between[label].add(seen[prefill], seen[decode], ids[1:])
-    result["engines"] = {engine: score.result() for engine, score in scores.items()}
-    result["prefill_against_decode"] = {label: score.result() for label, score in between.items()}
+            if decode in seen:
+                between[label].add(seen[prefill], seen[decode], ids[1:])
+    result["engines"] = {engine: score.result() for engine, score in scores.items() if score.kl}
+    result["prefill_against_decode"] = {label: score.result() for label, score in between.items() if score.kl}
 
     count = TOKENS - PROMPT
     choices = [(p["name"], ids[:PROMPT], llama.greedy(ids[:PROMPT], count)) for p, ids in zip(passages, sequences)]
@@ -172,9 +175,9 @@ def report(results):
     rows = []
     for r in results:
         for engine, e in r["engines"].items():
-            rows.append([r["model"], engine, e["kl_mean"], e["kl_max"], e["delta_log_p_mean"],
+            rows.append([r["model"], engine, e["positions"], e["kl_mean"], e["kl_max"], e["delta_log_p_mean"],
                          f"{100 * e['same_best']:.2f} %", f"{r['load']:.1f}"])
-    common.table(["model", "engine", "mean KL", "max KL", "mean |d log p|", "same best", "load"], rows)
+    common.table(["model", "engine", "positions", "mean KL", "max KL", "mean |d log p|", "same best", "load"], rows)
     print()
     common.table(["model", "prefill against decode", "mean KL", "max KL"],
                  [[r["model"], label, e["kl_mean"], e["kl_max"]]
@@ -197,6 +200,8 @@ def main():
     p.add_argument("model", nargs="*", help="names or files (default: the four generators)")
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--passages", type=int, default=20, help="use only the first N")
+    p.add_argument("--exact-steps", type=int, default=3,
+                   help="passages that `apus --exact` also computes token by token (slow)")
     p.add_argument("--float64", action="store_true", help="also show how exact the oracle itself is")
     arguments = p.parse_args()
     passages = json.loads((Path(__file__).parent / "passages.json").read_text())[: arguments.passages]

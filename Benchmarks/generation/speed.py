@@ -5,16 +5,16 @@
   prefill    tokens/s of a 512-token prompt
   batch B    total decode tokens/s of B sequences (64 tokens each after 16), and the gain over batch 1
 
-Beside every rate: the share of the memory bandwidth (decode: file bytes that one step must read x steps/s / measured read
-bandwidth) or of the arithmetic peak (prefill: 2 x matrix elements x tokens/s / measured peak), and the load average of
-that moment. Both engines are fed given tokens and timed without sampling and without loading (llama-bench's method).
+Beside every rate: the share of the memory bandwidth (decode: file bytes that one step must read x steps/s / measured
+read bandwidth) or of the arithmetic peak (prefill: 2 x matrix elements x tokens/s / measured peak), and the load average
+of that moment. Both engines are fed given tokens and timed without sampling and without loading (llama-bench's method).
 Where the CPU's own limit lies below a wanted ratio, the `limit` columns show it: the rate at which either the bandwidth
 or the arithmetic peak would be exhausted.
 
 Peaks come from `apus doctor` in the same run; a numpy read loop measures the bandwidth a second time, independently.
 
   Benchmarks/generation/speed.py [--models DIR] [MODEL ...]
-  Benchmarks/generation/speed.py --level v3      Apus forced to AVX2 beside a llama.cpp built for AVX2 (peers.sh llama-avx2)
+  Benchmarks/generation/speed.py --level v3    Apus forced to AVX2 beside a llama.cpp built for it (peers.sh llama-avx2)
 """
 import os
 import sys
@@ -104,7 +104,8 @@ def measure(arguments, name, env, peaks):
                     return apus_rate(arguments, path, "prefill", threads, env, tokens=PREFILL)
                 if kind == "decode":
                     return apus_rate(arguments, path, "decode", threads, env, tokens=DECODE, prompt=PROMPT)
-                return apus_rate(arguments, path, "batch", threads, env, tokens=BATCH_TOKENS, prompt=PROMPT, batch=batch)
+                return apus_rate(
+                    arguments, path, "batch", threads, env, tokens=BATCH_TOKENS, prompt=PROMPT, batch=batch)
 
             llama.prefill_rate(32) if kind == "prefill" else llama.decode_rate(PROMPT, 4, batch)
             sides = {"llama.cpp": peer} if arguments.no_apus else {"apus": apus, "llama.cpp": peer}
@@ -129,7 +130,8 @@ def measure(arguments, name, env, peaks):
                 file=sys.stderr)
     llama.close()
     for row in rows:
-        first = next((r for r in rows if r["kind"] == "batch" and r["batch"] == 1 and r["threads"] == row["threads"]), None)
+        alone = ("batch", 1, row["threads"])
+        first = next((r for r in rows if (r["kind"], r["batch"], r["threads"]) == alone), None)
         if row["kind"] == "batch" and first:
             row["gain_limit"] = row["limit_tokens_per_s"] / first["limit_tokens_per_s"]
             for engine in ("apus", "llama.cpp"):
@@ -149,7 +151,8 @@ def measured_peaks(arguments, env):
             peaks[threads] |= {
                 "read_gb_s": max(own, doctor["memory_bandwidth_gb_s"]), "doctor_gb_s": doctor["memory_bandwidth_gb_s"],
                 "fma_g_s": doctor["fma_peak_gflops"], "int8_g_s": doctor.get("int8_peak_gops"),
-                "operations_g_s": doctor.get("int8_peak_gops") or doctor["fma_peak_gflops"], "level": doctor.get("level"),
+                "operations_g_s": doctor.get("int8_peak_gops") or doctor["fma_peak_gflops"],
+                "level": doctor.get("level"),
             }
     return peaks
 
@@ -176,8 +179,8 @@ def report(rows, peaks):
         return f"{row[engine]['gain']:.2f}x" if engine in row and "gain" in row[engine] else ""
 
     common.table(
-        ["model", "threads", "what", "apus tok/s", "llama.cpp tok/s", "ratio", "apus share", "llama share", "limit tok/s",
-         "apus gain", "llama gain", "gain limit", "load"],
+        ["model", "threads", "what", "apus tok/s", "llama.cpp tok/s", "ratio", "apus share", "llama share",
+         "limit tok/s", "apus gain", "llama gain", "gain limit", "load"],
         [[r["model"], r["threads"], r["kind"] + (f" {r['batch']}" if r["kind"] == "batch" else ""), spread(r, "apus"),
           spread(r, "llama.cpp"), f"{r['ratio']:.2f}" if "ratio" in r else "-", share(r, "apus"), share(r, "llama.cpp"),
           f"{r['limit_tokens_per_s']:.0f}", gain(r, "apus"), gain(r, "llama.cpp"),

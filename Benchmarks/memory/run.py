@@ -2,8 +2,8 @@
 """What a generation keeps resident, beside what it planned.
 
 A child `apus run` (256 prompt tokens or so, 128 generated) is watched through /proc: its resident bytes, less the
-resident pages of the mapped model file. The largest value seen must stay within the plan's KV + transient bytes + 60 MB,
-and the arena's high-water mark must equal the planned transient bytes to the byte.
+resident pages of the mapped model file. The largest value seen must stay within the plan's KV + transient bytes + 60
+MB, and the arena's high-water mark must equal the planned transient bytes to the byte.
 
   Benchmarks/memory/run.py [--models DIR] [MODEL ...]
 """
@@ -69,18 +69,18 @@ def main():
                    "--threads", str(arguments.threads), "--json"]
         said, (total, mapped), samples = watch(command, path)
         plan = said["memory"]
-        allowed = plan["kv_bytes"] + plan["transient_bytes"] + ALLOWANCE
+        allowed = plan["kv"] + plan["transient_plan"] + ALLOWANCE
         rows.append({
             "model": name, "resident_bytes": total, "mapped_model_bytes": mapped, "above_bytes": total - mapped,
             "plan": plan, "allowed_bytes": allowed, "within": total - mapped <= allowed, "samples": samples,
-            "plan_equals_high_water": plan["transient_bytes"] == plan["transient_high_water_bytes"],
+            "plan_equals_high_water": plan["transient_plan"] == plan["transient_high_water"],
             "load": common.load_average()})
     mega = lambda x: f"{x / 1e6:.1f}"
     common.table(
         ["model", "resident MB", "model pages MB", "above MB", "KV MB", "transient MB", "allowed MB", "within",
          "plan = high water", "samples"],
         [[r["model"], mega(r["resident_bytes"]), mega(r["mapped_model_bytes"]), mega(r["above_bytes"]),
-          mega(r["plan"]["kv_bytes"]), mega(r["plan"]["transient_bytes"]), mega(r["allowed_bytes"]), r["within"],
+          mega(r["plan"]["kv"]), mega(r["plan"]["transient_plan"]), mega(r["allowed_bytes"]), r["within"],
           r["plan_equals_high_water"], r["samples"]] for r in rows])
     common.write_json(arguments, {"machine": facts, "rows": rows})
     sys.exit(0 if all(r["within"] and r["plan_equals_high_water"] for r in rows) else 1)

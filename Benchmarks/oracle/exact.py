@@ -3,8 +3,8 @@
 
 Engines that compute with quantised activations all round, llama.cpp included, so none of them can judge another. This
 file judges them all: every weight is dequantised to float32 by the `gguf` package (the format's own reference code),
-every product is a float32 matrix product, and norms, softmax and rotations accumulate in float64. It shares nothing with
-Apus. Supported architectures: llama, qwen2, gemma3.
+every product is a float32 matrix product, and norms, softmax and rotations accumulate in float64. It shares nothing
+with Apus. Supported architectures: llama, qwen2, gemma3.
 
     exact.py MODEL.gguf --ids IDS.json --out LOGITS.npy     IDS.json: [[id, ...], ...]
                                                             LOGITS.npy: float32 [all tokens, vocabulary], in order

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """A real OpenAI client against a running `apus serve`: APUS_URL=http://127.0.0.1:PORT python openai_chat.py
 
-Every check says what it saw; the first failure ends the script with status 1. The server may still be loading its model:
-the script waits up to two minutes for /v1/models.
+Every check says what it saw; the first failure ends the script with status 1. The server may still be loading its
+model: the script waits up to two minutes for /v1/models.
 """
 import http.client
 import json
@@ -15,7 +15,8 @@ import urllib.request
 import openai
 
 BASE = os.environ.get("APUS_URL", "http://127.0.0.1:8080").rstrip("/")
-client = openai.OpenAI(base_url=BASE + "/v1", api_key=os.environ.get("APUS_API_KEY", "unused"), max_retries=0, timeout=120)
+client = openai.OpenAI(
+    base_url=BASE + "/v1", api_key=os.environ.get("APUS_API_KEY", "unused"), max_retries=0, timeout=120)
 QUESTION = [{"role": "user", "content": "Name three birds."}]
 checks = []
 
