@@ -49,6 +49,8 @@ final class Downloader: Sendable {
     var configuration = HTTPClient.Configuration(
       redirectConfiguration: .follow(max: 8, allowCycles: false),
       timeout: .init(connect: .seconds(15), read: .nanoseconds(options.retry.idleTimeout.nanoseconds)))
+    // Tries are counted and announced by this type, not hidden in the pool until the connection's deadline.
+    configuration.connectionPool.retryConnectionEstablishment = false
     if let certificates = options.certificates {
       var tls = TLSConfiguration.makeClientConfiguration()
       tls.trustRoots = .file(certificates)
