@@ -1,0 +1,133 @@
+import ApusKernels
+
+/// One product of a grouped linear operation: `out = x · weightᵀ + bias`.
+public struct Projection {
+  /// `[n, k]`, any kind.
+  public var weight: Tensor
+  /// `[n]` f32.
+  public var bias: Tensor?
+  /// `[rows, n]` f32.
+  public var out: Tensor
+
+  public init(_ weight: Tensor, bias: Tensor? = nil, out: Tensor) {
+    self.weight = weight
+    self.bias = bias
+    self.out = out
+  }
+}
+
+/// How scores become attention weights: everything about attention that is not the tensors.
+public struct AttentionForm: Sendable, Hashable {
+  public var heads: Int
+  public var kvHeads: Int
+  /// Elements of one head.
+  public var headDim: Int
+  public var causal: Bool
+  /// Keys further back than this are not seen; 0 for no limit.
+  public var window: Int
+  /// Factor on q·k.
+  public var scale: Float
+  /// `cap · tanh(score / cap)`; 0 for none.
+  public var softcap: Float
+  /// ALiBi: score += slope[head] · (key position − query position). Empty for none.
+  public var slopes: [Float]
+
+  public init(
+    heads: Int, kvHeads: Int, headDim: Int, causal: Bool, window: Int = 0, scale: Float, softcap: Float = 0,
+    slopes: [Float] = []
+  ) {
+    self.heads = heads
+    self.kvHeads = kvHeads
+    self.headDim = headDim
+    self.causal = causal
+    self.window = window
+    self.scale = scale
+    self.softcap = softcap
+    self.slopes = slopes
+  }
+}
+
+/// The rows of one sequence in a ragged batch, and where its keys and values are.
+public struct AttentionSegment {
+  /// Rows of q, k, v and out that belong to the sequence.
+  public var rows: Range<Int>
+  /// Position in the sequence of the first of these rows.
+  public var firstPosition: Int
+  /// Keys and values of the sequence in this layer; after the store of this batch `firstPosition + rows.count` are valid.
+  public var kv: KVView
+
+  public init(rows: Range<Int>, firstPosition: Int, kv: KVView) {
+    self.rows = rows
+    self.firstPosition = firstPosition
+    self.kv = kv
+  }
+}
+
+/// Who executes the operations of a model. Modules say *what* to compute on which tensors; a device decides how, and
+/// whether at all (a planning device only keeps the account of memory).
+///
+/// Tensors of activations are f32 `[rows, columns]`, where rows are the tokens of all sequences of a batch one after
+/// another. An operation may use transient memory of the device's arena while it runs and leaves the arena as it was.
+/// Calls come from one thread at a time.
+public protocol Device: AnyObject {
+  /// Where transient tensors come from.
+  var arena: Arena { get }
+
+  /// `out = x · weightᵀ + bias` for each projection; all read the same `x` `[rows, k]`.
+  func linear(_ x: Tensor, _ projections: [Projection])
+  /// Row `i` of out becomes row `ids[i]` of the table (any kind), in f32. `ids` is `[1, n]` i32.
+  func gatherRows(_ table: Tensor, _ ids: Tensor, into out: Tensor)
+  /// Row `ids[i]` of out += scale[i] · row `i` of x. `ids` is `[1, n]` i32, `scale` `[1, n]` f32.
+  func scatterAddRows(_ x: Tensor, _ ids: Tensor, scale: Tensor, into out: Tensor)
+
+  /// `out = x / √(mean(x²) + ε) · weight`, by rows.
+  func rmsNorm(_ x: Tensor, weight: Tensor?, epsilon: Float, into out: Tensor)
+  /// `out = (x − mean) / √(var + ε) · weight + bias`, by rows.
+  func layerNorm(_ x: Tensor, weight: Tensor?, bias: Tensor?, epsilon: Float, into out: Tensor)
+  /// The same over each head of `headDim` elements of x; `weight` is `[headDim]`.
+  func rmsNormHeads(_ x: Tensor, headDim: Int, weight: Tensor?, epsilon: Float)
+
+  /// Rotates the first `rotaryDim` elements of each head in place. `table` is `[positions, rotaryDim]` f32: cosine and
+  /// sine of each pair; row `i` of x uses table row `positions[i]`.
+  func rope(_ x: Tensor, headDim: Int, rotaryDim: Int, pairing: RotaryPairing, table: Tensor, positions: Tensor)
+  /// Stores the keys and values `[rows, kvHeads · headDim]` of each segment at its positions.
+  func storeKV(_ k: Tensor, _ v: Tensor, kvHeads: Int, headDim: Int, _ segments: [AttentionSegment])
+  /// Attention of the queries `[rows, heads · headDim]` of each segment over its keys and values.
+  func attention(_ q: Tensor, _ form: AttentionForm, _ segments: [AttentionSegment], into out: Tensor)
+
+  /// `out = activation(gate) · up`; `up` nil means 1. Tensors may be the same.
+  func activate(_ activation: Activation, gate: Tensor, up: Tensor?, into out: Tensor)
+  /// `out = a + b`.
+  func add(_ a: Tensor, _ b: Tensor, into out: Tensor)
+  /// `x *= factor`.
+  func scale(_ x: Tensor, by factor: Float)
+  /// `x = cap · tanh(x / cap)`.
+  func softcap(_ x: Tensor, _ cap: Float)
+  /// Softmax over each row in place.
+  func softmax(_ x: Tensor)
+  /// Row `i` of out = mean of the rows `ranges[i]` of x.
+  func meanRows(_ x: Tensor, _ ranges: [Range<Int>], into out: Tensor)
+  /// Each row divided by its Euclidean length (at least 1e-12).
+  func normalizeRows(_ x: Tensor)
+  /// Copies rows; shapes must match.
+  func copy(_ x: Tensor, into out: Tensor)
+  /// Sets every element to zero.
+  func clear(_ x: Tensor)
+  /// For each column of `probabilities`, the rows that have it among their `k` greatest (ties: the lower column), with
+  /// weights that add up to 1 over the columns of a row. A planning device gives every row to the first columns.
+  func topRows(_ probabilities: Tensor, _ k: Int) -> [(rows: [Int32], weights: [Float])]
+  /// Sets the elements of `[1, n]` f32.
+  func set(_ x: Tensor, _ values: [Float])
+  /// The elements of `[n]` integers in a new transient tensor `[1, n]` i32.
+  func integers(_ values: some Collection<Int32>) -> Tensor
+}
+
+extension Device {
+  /// Runs `body` and frees the transient tensors that it made.
+  @inline(__always)
+  public func temporaries<R>(_ body: () throws -> R) rethrows -> R {
+    let mark = arena.mark()
+    defer { arena.release(mark) }
+    return try body()
+  }
+}

@@ -1,0 +1,142 @@
+import ApusKernels
+import Foundation
+
+/// A leaf of a config tree: prints as one word and reads back from JSON.
+public protocol ConfigValue: Sendable, Hashable {
+  var configJSON: JSONScalar { get }
+  init?(configJSON: JSONScalar)
+}
+
+/// What a leaf is in JSON.
+public enum JSONScalar: Sendable, Hashable, CustomStringConvertible {
+  case null
+  case bool(Bool)
+  case int(Int)
+  case double(Double)
+  case string(String)
+  case list([JSONScalar])
+
+  public var description: String {
+    switch self {
+    case .null: "nil"
+    case .bool(let v): "\(v)"
+    case .int(let v): "\(v)"
+    case .double(let v): "\(v)"
+    case .string(let v): v
+    case .list(let v): "[" + v.map(\.description).joined(separator: ", ") + "]"
+    }
+  }
+}
+
+extension Int: ConfigValue {
+  public var configJSON: JSONScalar { .int(self) }
+  public init?(configJSON: JSONScalar) {
+    guard case .int(let v) = configJSON else { return nil }
+    self = v
+  }
+}
+
+extension Double: ConfigValue {
+  public var configJSON: JSONScalar { .double(self) }
+  public init?(configJSON: JSONScalar) {
+    switch configJSON {
+    case .double(let v): self = v
+    case .int(let v): self = Double(v)
+    default: return nil
+    }
+  }
+}
+
+extension Bool: ConfigValue {
+  public var configJSON: JSONScalar { .bool(self) }
+  public init?(configJSON: JSONScalar) {
+    guard case .bool(let v) = configJSON else { return nil }
+    self = v
+  }
+}
+
+extension String: ConfigValue {
+  public var configJSON: JSONScalar { .string(self) }
+  public init?(configJSON: JSONScalar) {
+    guard case .string(let v) = configJSON else { return nil }
+    self = v
+  }
+}
+
+extension Optional: ConfigValue where Wrapped: ConfigValue {
+  public var configJSON: JSONScalar { self?.configJSON ?? .null }
+  public init?(configJSON: JSONScalar) {
+    if case .null = configJSON {
+      self = .none
+    } else if let value = Wrapped(configJSON: configJSON) {
+      self = value
+    } else {
+      return nil
+    }
+  }
+}
+
+extension Array: ConfigValue where Element: ConfigValue {
+  public var configJSON: JSONScalar { .list(map(\.configJSON)) }
+  public init?(configJSON: JSONScalar) {
+    guard case .list(let items) = configJSON else { return nil }
+    let values = items.compactMap(Element.init(configJSON:))
+    guard values.count == items.count else { return nil }
+    self = values
+  }
+}
+
+/// An enumeration whose cases are words.
+public protocol ConfigEnum: ConfigValue, CaseIterable {}
+
+extension ConfigEnum {
+  public var configJSON: JSONScalar { .string("\(self)") }
+  public init?(configJSON: JSONScalar) {
+    guard case .string(let word) = configJSON, let match = Self.allCases.first(where: { "\($0)" == word }) else {
+      return nil
+    }
+    self = match
+  }
+}
+
+extension Activation: ConfigEnum {}
+extension RotaryPairing: ConfigEnum {
+  public static var allCases: [RotaryPairing] { [.interleaved, .halfSplit] }
+}
+
+/// A leaf value or a required one.
+protocol ConfigLeaf {
+  /// Nil: required and not set.
+  var text: String? { get }
+  var scalar: JSONScalar? { get }
+  /// False when the JSON has the wrong type.
+  mutating func set(_ scalar: JSONScalar) -> Bool
+}
+
+extension Required: ConfigLeaf {
+  var text: String? { stored?.configJSON.description }
+  var scalar: JSONScalar? { stored?.configJSON }
+  mutating func set(_ scalar: JSONScalar) -> Bool {
+    stored = Value(configJSON: scalar)
+    return stored != nil
+  }
+}
+
+extension ConfigValue {
+  var text: String? { configJSON.description }
+  var scalar: JSONScalar? { configJSON }
+  mutating func set(_ scalar: JSONScalar) -> Bool {
+    guard let value = Self(configJSON: scalar) else { return false }
+    self = value
+    return true
+  }
+}
+
+extension Int: ConfigLeaf {}
+extension Double: ConfigLeaf {}
+extension Bool: ConfigLeaf {}
+extension String: ConfigLeaf {}
+extension Optional: ConfigLeaf where Wrapped: ConfigValue {}
+extension Array: ConfigLeaf where Element: ConfigValue {}
+extension Activation: ConfigLeaf {}
+extension RotaryPairing: ConfigLeaf {}

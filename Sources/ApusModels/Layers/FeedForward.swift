@@ -1,0 +1,76 @@
+import ApusCompute
+import ApusKernels
+
+/// The role of what changes each row by itself.
+public protocol FeedForwardConfig: ConfigNode {
+  func make(dim: Int, _ b: Builder) throws -> any FeedForwardLayer
+}
+
+public protocol FeedForwardLayer: Module {
+  /// `x` and `out` are `[rows, dim]`.
+  func callAsFunction(_ x: Tensor, into out: Tensor, _ c: Scope)
+}
+
+/// `down(activation(gate·x) ⊙ up·x)`, or `down(activation(up·x))` when not gated (Shazeer 2020): the one feed-forward
+/// family.
+public struct FeedForward: FeedForwardConfig {
+  @Required public var hidden: Int
+  public var activation = Activation.silu
+  public var gated = true
+  public var bias = false
+
+  public init() {}
+  public init(hidden: Int, activation: Activation = .silu, gated: Bool = true, bias: Bool = false) {
+    self.hidden = hidden
+    self.activation = activation
+    self.gated = gated
+    self.bias = bias
+  }
+
+  public mutating func visit(_ v: inout some ConfigVisitor) throws {
+    try v.field("hidden", \._hidden, &self)
+    try v.field("activation", \.activation, &self)
+    try v.field("gated", \.gated, &self)
+    try v.field("bias", \.bias, &self)
+  }
+
+  public func make(dim: Int, _ b: Builder) throws -> any FeedForwardLayer {
+    func map(_ name: String, _ rows: Int, _ columns: Int) -> Layer.Map {
+      (b.matrix(name + ".weight", rows, columns), bias ? b.vector(name + ".bias", rows) : nil)
+    }
+    return Layer(
+      activation: activation, hidden: hidden, gate: gated ? map("gate", hidden, dim) : nil,
+      up: map("up", hidden, dim), down: map("down", dim, hidden))
+  }
+
+  private final class Layer: FeedForwardLayer {
+    typealias Map = (weight: MatrixParameter, bias: VectorParameter?)
+    let activation: Activation
+    let hidden: Int
+    let gate: Map?
+    let up, down: Map
+
+    init(activation: Activation, hidden: Int, gate: Map?, up: Map, down: Map) {
+      self.activation = activation
+      self.hidden = hidden
+      self.gate = gate
+      self.up = up
+      self.down = down
+    }
+
+    func callAsFunction(_ x: Tensor, into out: Tensor, _ c: Scope) {
+      c.temporaries {
+        let u = c.tensor(x.rows, hidden)
+        if let gate {
+          let g = c.tensor(x.rows, hidden)
+          c.linear(x, (gate.weight, gate.bias, g), (up.weight, up.bias, u))
+          c.device.activate(activation, gate: g, up: u, into: u)
+        } else {
+          c.linear(x, (up.weight, up.bias, u))
+          c.device.activate(activation, gate: u, up: nil, into: u)
+        }
+        c.linear(u, (down.weight, down.bias, out))
+      }
+    }
+  }
+}

@@ -1,0 +1,60 @@
+import ApusCompute
+import ApusKernels
+
+/// How a matrix is stored, and so how `x · Wᵀ` is computed from what is stored.
+///
+/// Dense and block-quantised matrices are `StoredWeight`. Another form (low-rank factors, per-row adapter deltas) composes
+/// products of its parts; nothing above this contract knows which form a model's matrices have.
+public protocol Weight: Sendable {
+  /// Outputs.
+  var rows: Int { get }
+  /// Inputs.
+  var columns: Int { get }
+  /// Bytes as stored.
+  var byteCount: Int { get }
+  /// For people, e.g. `Q4_K`.
+  var form: String { get }
+  /// Adds `out = x · Wᵀ + bias` to a run over the same x, or executes it at once on `run.device`.
+  func project(bias: Tensor?, into out: Tensor, _ run: inout LinearRun)
+  /// Row `i` of out becomes row `ids[i]` of W.
+  func gather(_ ids: Tensor, into out: Tensor, on device: any Device)
+}
+
+/// Products of one input, collected so that a device can do them together.
+public struct LinearRun {
+  public let device: any Device
+  /// `[rows, k]`.
+  public let x: Tensor
+  public private(set) var projections: [Projection] = []
+
+  init(_ x: Tensor, on device: any Device) {
+    self.device = device
+    self.x = x
+  }
+
+  public mutating func append(_ projection: Projection) { projections.append(projection) }
+
+  func finish() {
+    if !projections.isEmpty { device.linear(x, projections) }
+  }
+}
+
+/// A matrix stored whole, dense or block-quantised, in memory or in a mapped file.
+public struct StoredWeight: Weight {
+  public let tensor: Tensor
+
+  public init(_ tensor: Tensor) { self.tensor = tensor }
+
+  public var rows: Int { tensor.rows }
+  public var columns: Int { tensor.columns }
+  public var byteCount: Int { tensor.byteCount }
+  public var form: String { tensor.dtype.name }
+
+  public func project(bias: Tensor?, into out: Tensor, _ run: inout LinearRun) {
+    run.append(Projection(tensor, bias: bias, out: out))
+  }
+
+  public func gather(_ ids: Tensor, into out: Tensor, on device: any Device) {
+    device.gatherRows(tensor, ids, into: out)
+  }
+}

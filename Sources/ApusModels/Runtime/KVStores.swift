@@ -1,0 +1,103 @@
+import ApusCompute
+import ApusKernels
+
+/// Tokens per block of keys and values, in the kernels' layout.
+let kvBlockTokens = 16
+
+/// The past of some sequences, each in one piece of memory that holds its greatest length from the start; pages that no
+/// token has reached are never touched.
+public final class ContiguousKVStore: KVStore {
+  private struct LayerPlace {
+    var shape: KVShape
+    /// Bytes from the start of the sequence's memory.
+    var k: Int
+    var v: Int
+    var blockBytes: Int
+  }
+
+  public let capacity: Int
+  private let dtype: DType
+  private let layers: [LayerPlace]
+  private let bytesPerSequence: Int
+  private let ledger: MemoryLedger
+  private let table: [Int32]
+  private var sequences: [Int: HeapStorage] = [:]
+  private var next = 0
+
+  /// - Parameters:
+  ///   - capacity: the most tokens of one sequence.
+  ///   - dtype: f16 or f32.
+  public init(_ shapes: [KVShape], capacity: Int, dtype: DType, ledger: MemoryLedger) {
+    let blocks = (capacity + kvBlockTokens - 1) / kvBlockTokens
+    self.capacity = capacity
+    self.dtype = dtype
+    self.ledger = ledger
+    table = (0..<Int32(blocks)).map { $0 }
+    var offset = 0
+    layers = shapes.map { shape in
+      let blockBytes = kvBlockTokens * shape.kvHeads * shape.headDim * dtype.blockBytes
+      defer { offset += 2 * blocks * blockBytes }
+      return LayerPlace(shape: shape, k: offset, v: offset + blocks * blockBytes, blockBytes: blockBytes)
+    }
+    bytesPerSequence = offset
+  }
+
+  /// Bytes of keys and values per token, all layers.
+  public var bytesPerToken: Int { layers.reduce(0) { $0 + 2 * $1.blockBytes } / kvBlockTokens }
+
+  public func makeSequence() -> Int {
+    defer { next += 1 }
+    sequences[next] = HeapStorage(byteCount: bytesPerSequence, ledger: ledger, line: .kv)
+    return next
+  }
+
+  public func release(_ sequence: Int) { sequences[sequence] = nil }
+
+  public func attend(
+    layer: Int, q: Tensor, k: Tensor, v: Tensor, _ form: AttentionForm, _ batch: Batch, into out: Tensor,
+    on device: any Device
+  ) {
+    let place = layers[layer]
+    table.withUnsafeBufferPointer { table in
+      let segments = batch.segments.map { s in
+        let base = sequences[s.sequence]!.base
+        return AttentionSegment(
+          rows: s.rows, firstPosition: s.firstPosition,
+          kv: KVView(
+            k: base + place.k, v: base + place.v, blockStride: place.blockBytes, table: table.baseAddress!, kind: dtype))
+      }
+      device.storeKV(k, v, kvHeads: place.shape.kvHeads, headDim: place.shape.headDim, segments)
+      device.attention(q, form, segments, into: out)
+    }
+  }
+}
+
+/// No past: keys and values live in the device's arena only while a layer attends. For encoders and one-shot passes.
+public final class TransientKVStore: KVStore {
+  public init() {}
+
+  public func attend(
+    layer: Int, q: Tensor, k: Tensor, v: Tensor, _ form: AttentionForm, _ batch: Batch, into out: Tensor,
+    on device: any Device
+  ) {
+    device.temporaries {
+      let blocks = batch.segments.map { ($0.rows.count + kvBlockTokens - 1) / kvBlockTokens }
+      let total = blocks.reduce(0, +)
+      let width = form.kvHeads * form.headDim
+      let keys = device.arena.tensor(total * kvBlockTokens, width)
+      let values = device.arena.tensor(total * kvBlockTokens, width)
+      let table = device.integers((0..<Int32(blocks.max() ?? 0)).map { $0 })
+      var first = 0
+      let segments = zip(batch.segments, blocks).map { s, count in
+        defer { first += count }
+        return AttentionSegment(
+          rows: s.rows, firstPosition: s.firstPosition,
+          kv: KVView(
+            keys: keys.rows(first * kvBlockTokens..<(first + count) * kvBlockTokens),
+            values: values.rows(first * kvBlockTokens..<(first + count) * kvBlockTokens), table: table))
+      }
+      device.storeKV(k, v, kvHeads: form.kvHeads, headDim: form.headDim, segments)
+      device.attention(q, form, segments, into: out)
+    }
+  }
+}

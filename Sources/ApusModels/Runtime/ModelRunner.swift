@@ -1,0 +1,299 @@
+import ApusCompute
+import ApusKernels
+
+public struct RunnerOptions: Sendable {
+  /// Nil: one per core.
+  public var threads: Int?
+  /// f32 arithmetic on dequantised weights and f32 keys and values: the oracle of the fast path.
+  public var exact: Bool
+  /// The most tokens of one sequence; nil: the model's, at most 4096.
+  public var contextLength: Int?
+  public var maxSequences: Int
+  /// The most tokens in one forward pass.
+  public var maxBatchTokens: Int
+
+  public init(
+    threads: Int? = nil, exact: Bool = false, contextLength: Int? = nil, maxSequences: Int = 1,
+    maxBatchTokens: Int = 512
+  ) {
+    self.threads = threads
+    self.exact = exact
+    self.contextLength = contextLength
+    self.maxSequences = maxSequences
+    self.maxBatchTokens = maxBatchTokens
+  }
+}
+
+/// Names a sequence of one runner.
+public struct SequenceID: Hashable, Sendable {
+  let index: Int
+}
+
+public enum RunnerError: Error, CustomStringConvertible, Equatable {
+  case contextOverflow(tokens: Int, contextLength: Int)
+  case tooManySequences(limit: Int)
+  case tokenOutOfRange(token: Int32, vocabulary: Int)
+  case emptyInput
+  case batchTooLarge(tokens: Int, limit: Int)
+  case notAnEncoder(String)
+  case notAGenerator(String)
+  case badOption(String)
+
+  public var description: String {
+    switch self {
+    case .contextOverflow(let tokens, let length):
+      "\(tokens) tokens do not fit the context of \(length): shorten the prompt, raise the context length, or ask for shifting"
+    case .tooManySequences(let limit): "\(limit) sequences are in use, which is this runner's limit (maxSequences)"
+    case .tokenOutOfRange(let token, let vocabulary):
+      "token \(token) is not in the vocabulary of \(vocabulary) tokens"
+    case .emptyInput: "there is nothing to run: an input has no tokens"
+    case .batchTooLarge(let tokens, let limit):
+      "\(tokens) tokens in one pass, the limit is \(limit) (maxBatchTokens): pass them in parts"
+    case .notAnEncoder(let name): "\(name) generates text and gives no embeddings; use an encoder, e.g. minilm-l6"
+    case .notAGenerator(let name): "\(name) is an encoder and generates no text; use `embed`, or a language model"
+    case .badOption(let text): text
+    }
+  }
+}
+
+/// Which rows of a forward pass need logits.
+public enum LogitsRequest: Sendable {
+  case none
+  case last
+  case all
+}
+
+/// Rows of logits in the runner's memory, valid while the closure that got them runs.
+public struct Logits {
+  let tensor: Tensor
+
+  public var rows: Int { tensor.rows }
+  public var vocabulary: Int { tensor.columns }
+
+  /// May be changed in place.
+  public subscript(row: Int) -> UnsafeMutableBufferPointer<Float> { tensor.withRow(row) { $0 } }
+}
+
+/// Bytes by what they are for.
+public struct MemoryReport: Sendable, Codable, Equatable {
+  /// Weights (mapped from the file, not counted as heap) and tables.
+  public var weights: Int
+  public var persistent: Int
+  public var kv: Int
+  /// The greatest plan of the passes so far, computed before they ran.
+  public var transientPlan: Int
+  /// What the arena measured.
+  public var transientHighWater: Int
+}
+
+/// Executes a model for some sequences.
+///
+/// One call at a time, from one thread; independent runners of the same model can run in parallel.
+public final class ModelRunner {
+  public struct Input {
+    public var sequence: SequenceID
+    public var tokens: [Int32]
+    public var logits: LogitsRequest
+
+    public init(_ sequence: SequenceID, _ tokens: some Sequence<Int32>, logits: LogitsRequest = .last) {
+      self.sequence = sequence
+      self.tokens = Array(tokens)
+      self.logits = logits
+    }
+  }
+
+  public let model: LoadedModel
+  public let contextLength: Int
+  public let options: RunnerOptions
+  public var threads: Int { device.pool.threads }
+
+  private let ledger = MemoryLedger()
+  private let device: CPUDevice
+  private let precision: CPUDevice.Precision
+  private let kv: ContiguousKVStore
+  private let rotary: RotaryTables
+  private var lengths: [SequenceID: Int] = [:]
+  private var plans: [PlanKey: Int] = [:]
+  private var greatestPlan = 0
+
+  private struct PlanKey: Hashable {
+    var rows: Int
+    var outputs: Int
+    var segments: Int
+  }
+
+  public init(_ model: LoadedModel, _ options: RunnerOptions = .init()) throws {
+    if let threads = options.threads, threads < 1 {
+      throw RunnerError.badOption("\(threads) threads; at least 1 is needed")
+    }
+    if let length = options.contextLength, length < 1 || length > model.contextLength {
+      throw RunnerError.badOption(
+        "a context of \(length) tokens; \(model.name) takes 1 to \(model.contextLength)")
+    }
+    guard options.maxBatchTokens >= 1, options.maxSequences >= 1 else {
+      throw RunnerError.badOption("maxBatchTokens and maxSequences must be at least 1")
+    }
+    self.model = model
+    self.options = options
+    contextLength = options.contextLength ?? min(model.contextLength, 4096)
+    precision = options.exact ? .exact : .fast
+    device = CPUDevice(
+      threads: options.threads ?? ThreadPool.availableThreads, precision: precision,
+      arena: Arena(capacity: 0, ledger: ledger))
+    kv = ContiguousKVStore(
+      model.config.kvShapes, capacity: contextLength, dtype: options.exact ? .f32 : .f16, ledger: ledger)
+    rotary = RotaryTables(ledger: ledger)
+  }
+
+  // MARK: sequences
+
+  public func makeSequence() throws -> SequenceID {
+    guard lengths.count < options.maxSequences else {
+      throw RunnerError.tooManySequences(limit: options.maxSequences)
+    }
+    let id = SequenceID(index: kv.makeSequence())
+    lengths[id] = 0
+    return id
+  }
+
+  public func release(_ s: SequenceID) {
+    lengths[s] = nil
+    kv.release(s.index)
+  }
+
+  /// Tokens whose keys and values are kept.
+  public func length(of s: SequenceID) -> Int { lengths[s] ?? 0 }
+
+  /// Forgets the tokens from `length` on.
+  public func truncate(_ s: SequenceID, to length: Int) {
+    precondition(length >= 0 && length <= self.length(of: s), "truncate to \(length) of \(self.length(of: s))")
+    lengths[s] = length
+  }
+
+  // MARK: passes
+
+  /// Appends tokens to their sequences, prefill and decode alike, and gives the logits asked for, in the inputs' order.
+  public func forward<R>(_ inputs: [Input], _ body: (Logits) throws -> R) throws -> R {
+    guard !model.isEncoder else { throw RunnerError.notAGenerator(model.name) }
+    var segments: [Batch.Segment] = []
+    var ids: [Int32] = []
+    var outputs: [Int32] = []
+    for input in inputs {
+      guard !input.tokens.isEmpty else { throw RunnerError.emptyInput }
+      let past = length(of: input.sequence)
+      guard past + input.tokens.count <= contextLength else {
+        throw RunnerError.contextOverflow(tokens: past + input.tokens.count, contextLength: contextLength)
+      }
+      let rows = ids.count..<ids.count + input.tokens.count
+      segments.append(Batch.Segment(sequence: input.sequence.index, rows: rows, firstPosition: past))
+      ids += input.tokens
+      switch input.logits {
+      case .none: break
+      case .last: outputs.append(Int32(rows.upperBound - 1))
+      case .all: outputs += rows.map { Int32($0) }
+      }
+    }
+    try check(ids)
+    let batch = Batch(segments)
+    let mode: Mode = segments.allSatisfy { $0.firstPosition == 0 } ? .prefill : .extend
+    try reserve(PlanKey(rows: ids.count, outputs: outputs.count, segments: segments.count)) { planner in
+      run(ids, outputs, batch, mode, kv, on: planner) { _ in }
+    }
+    let result = try run(ids, outputs, batch, mode, kv, on: device) { try body(Logits(tensor: $0)) }
+    for input in inputs { lengths[input.sequence]! += input.tokens.count }
+    return result
+  }
+
+  /// One row per input, pooled as the encoder says. Inputs are packed into passes of at most `maxBatchTokens` tokens (one
+  /// longer input makes its own).
+  public func embed(_ inputs: [[Int32]]) throws -> [[Float]] {
+    guard model.isEncoder else { throw RunnerError.notAnEncoder(model.name) }
+    var results: [[Float]] = []
+    var next = 0
+    while next < inputs.count {
+      var segments: [Batch.Segment] = []
+      var ids: [Int32] = []
+      while next < inputs.count, segments.isEmpty || ids.count + inputs[next].count <= options.maxBatchTokens {
+        let input = inputs[next]
+        guard !input.isEmpty else { throw RunnerError.emptyInput }
+        guard input.count <= model.contextLength else {
+          throw RunnerError.contextOverflow(tokens: input.count, contextLength: model.contextLength)
+        }
+        segments.append(
+          Batch.Segment(sequence: segments.count, rows: ids.count..<ids.count + input.count, firstPosition: 0))
+        ids += input
+        next += 1
+      }
+      try check(ids)
+      let batch = Batch(segments)
+      let store = TransientKVStore()
+      try reserve(nil) { planner in encode(ids, batch, store, on: planner) { _ in } }
+      encode(ids, batch, store, on: device) { out in
+        for row in 0..<out.rows { results.append(out.withRow(row) { Array($0) }) }
+      }
+    }
+    return results
+  }
+
+  private func check(_ ids: [Int32]) throws {
+    guard !ids.isEmpty else { throw RunnerError.emptyInput }
+    for id in ids where id < 0 || id >= model.vocabularySize {
+      throw RunnerError.tokenOutOfRange(token: id, vocabulary: model.vocabularySize)
+    }
+  }
+
+  /// Plans a pass and makes the arena large enough for it.
+  private func reserve(_ key: PlanKey?, _ pass: (PlanningDevice) throws -> Void) throws {
+    if let key, plans[key] != nil { return }
+    let planner = PlanningDevice(precision: precision)
+    try pass(planner)
+    let plan = planner.arena.highWater
+    if let key { plans[key] = plan }
+    greatestPlan = max(greatestPlan, plan)
+    device.arena.reserve(plan)
+  }
+
+  private func scope(_ batch: Batch, _ mode: Mode, _ store: any KVStore, on device: any Device) -> Scope {
+    Scope(
+      device: device, parameters: model.parameters, mode: mode, batch: batch,
+      positions: device.integers(batch.positions), kv: store, rotary: rotary)
+  }
+
+  private func run<R>(
+    _ ids: [Int32], _ outputs: [Int32], _ batch: Batch, _ mode: Mode, _ store: any KVStore, on device: any Device,
+    _ body: (Tensor) throws -> R
+  ) rethrows -> R {
+    try device.temporaries {
+      let logits = device.arena.tensor(outputs.count, model.module.headColumns)
+      device.temporaries {
+        let c = scope(batch, mode, store, on: device)
+        let hidden = model.module.hidden(device.integers(ids), c)
+        if !outputs.isEmpty {
+          let rows = c.tensor(outputs.count, hidden.columns)
+          device.gatherRows(hidden, device.integers(outputs), into: rows)
+          model.module.head(rows, into: logits, c)
+        }
+      }
+      return try body(logits)
+    }
+  }
+
+  private func encode(
+    _ ids: [Int32], _ batch: Batch, _ store: any KVStore, on device: any Device, _ body: (Tensor) -> Void
+  ) {
+    device.temporaries {
+      let out = device.arena.tensor(batch.segments.count, model.module.headColumns)
+      device.temporaries {
+        let c = scope(batch, .eval, store, on: device)
+        model.module.head(model.module.hidden(device.integers(ids), c), into: out, c)
+      }
+      body(out)
+    }
+  }
+
+  public var memory: MemoryReport {
+    MemoryReport(
+      weights: model.parameters.byteCount, persistent: ledger.highWater(.persistent), kv: ledger.highWater(.kv),
+      transientPlan: greatestPlan, transientHighWater: ledger.highWater(.transient))
+  }
+}
