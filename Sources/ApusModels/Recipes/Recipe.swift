@@ -4,7 +4,7 @@ import Foundation
 /// How one family of models is composed from the common layers, and what its files call the parameters.
 ///
 /// A recipe is composition only: sizes come from the file, parts from `Layers`, and there is no code that runs.
-public protocol Recipe {
+public protocol Recipe: SendableMetatype {
   /// `general.architecture` in GGUF, `model_type` in a Hugging Face `config.json`.
   static var architecture: String { get }
   static func config(_ m: some ModelMetadata) throws -> any ModelConfig
