@@ -13,6 +13,7 @@ public final class LoadedModel: Sendable {
   public let module: any Model
   public let parameters: Parameters
   public let tokenizer: any Tokenizer
+  public let chatTemplate: ChatTemplate?
   /// Bytes of the model's files.
   public let fileBytes: Int
 
@@ -23,7 +24,7 @@ public final class LoadedModel: Sendable {
   /// A model of given parts: for configs that didn't come from a file.
   public init(
     name: String, architecture: String, config: any ModelConfig, tokenizer: any Tokenizer,
-    fileBytes: Int = 0,
+    chatTemplate: ChatTemplate? = nil, fileBytes: Int = 0,
     parameters: ([ParameterSpec]) throws -> Parameters
   ) throws {
     try config.validate()
@@ -34,6 +35,7 @@ public final class LoadedModel: Sendable {
     self.config = config
     self.parameters = try parameters(builder.table.specs)
     self.tokenizer = tokenizer
+    self.chatTemplate = chatTemplate
     self.fileBytes = fileBytes
   }
 
@@ -63,7 +65,7 @@ public final class LoadedModel: Sendable {
     return try LoadedModel(
       name: name, architecture: architecture, config: try modify(try recipe.config(GGUFMetadata(file: file))),
       tokenizer: try TokenizerSpec(gguf: GGUFTokenizerMetadata(fields)).makeTokenizer(),
-      chatTemplate: try fields.chatTemplate.map { $0 }, fileBytes: file.file.size,
+      chatTemplate: try fields.chatTemplate.map { try ChatTemplate($0) }, fileBytes: file.file.size,
       parameters: { try parameters($0, recipe, file, path: url.path) })
   }
 
