@@ -10,7 +10,13 @@ import KernelInterface
 
 /// 16 bf16 values to f32 (exact).
 @inline(__always) func loadBrain16(_ p: UnsafeRawPointer) -> V16 {
-  floats(SIMD16<Int32>(truncatingIfNeeded: p.loadUnaligned(as: SIMD16<UInt16>.self)) &<< 16)
+  var v = V16.zero
+  withUnsafeMutableBytes(of: &v) {
+    let out = $0.baseAddress!.assumingMemoryBound(to: Float.self)
+    csimd_bf16_to_f32_8(p, out)
+    csimd_bf16_to_f32_8(p + 16, out + 8)
+  }
+  return v
 }
 
 /// 16 f32 to f16, round to nearest even; NaN stays NaN, what is too great becomes infinite.
@@ -20,11 +26,7 @@ import KernelInterface
 
 /// 16 f32 to bf16, round to nearest even; NaN stays NaN.
 @inline(__always) func storeBrain16(_ p: UnsafeMutableRawPointer, _ v: V16) {
-  let x = bits(v)
-  let rounded = (x &+ 0x7fff &+ ((x &>> 16) & 1)) &>> 16
-  let quiet = (x &>> 16) | 0x40
-  let h = rounded.replacing(with: quiet, where: (x & 0x7fff_ffff) .> 0x7f80_0000)
-  p.storeBytes(of: SIMD16<UInt16>(truncatingIfNeeded: h), as: SIMD16<UInt16>.self)
+  withUnsafeBytes(of: v) { csimd_f32_to_bf16($0.baseAddress!.assumingMemoryBound(to: Float.self), p) }
 }
 
 /// 16 elements of a dense kind (f32, f16 or bf16) at `p` as f32.
@@ -33,6 +35,21 @@ import KernelInterface
   case .f16: loadHalf16(p)
   case .bf16: loadBrain16(p)
   default: p.loadUnaligned(as: V16.self)
+  }
+}
+
+/// 8 elements of a dense kind at `p` as f32.
+@inline(__always) func loadDense8(_ kind: DType, _ p: UnsafeRawPointer) -> SIMD8<Float> {
+  switch kind {
+  case .f16:
+    var v = SIMD8<Float>.zero
+    withUnsafeMutableBytes(of: &v) { csimd_f16_to_f32_8(p, $0.baseAddress!.assumingMemoryBound(to: Float.self)) }
+    return v
+  case .bf16:
+    var v = SIMD8<Float>.zero
+    withUnsafeMutableBytes(of: &v) { csimd_bf16_to_f32_8(p, $0.baseAddress!.assumingMemoryBound(to: Float.self)) }
+    return v
+  default: return p.loadUnaligned(as: SIMD8<Float>.self)
   }
 }
 

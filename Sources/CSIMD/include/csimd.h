@@ -262,15 +262,76 @@ static inline void csimd_name_thread(const char *name) { prctl(PR_SET_NAME, name
 // CSIMD_LEVEL as a call: Swift folds it in LLVM, where a macro in an `if` would warn "will never be executed".
 CSIMD_INLINE long csimd_level(void) { return CSIMD_LEVEL; }
 
-// 16 f16 values at `p` to 16 f32 at `out`, exact.
-CSIMD_INLINE void csimd_f16_to_f32(const void *p, float *out) {
-#if CSIMD_LEVEL == 4
-  _mm512_storeu_ps(out, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)));
-#elif CSIMD_LEVEL == 3
-  _mm256_storeu_ps(out, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)));
-  _mm256_storeu_ps(out + 8, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p + 1)));
+typedef float csimd_f32x16 __attribute__((ext_vector_type(16)));
+typedef float csimd_f32x8 __attribute__((ext_vector_type(8)));
+
+// acc + a·b: one rounding where the level has FMA (Swift's addingProduct would call fmaf lane by lane elsewhere).
+CSIMD_INLINE csimd_f32x16 csimd_fma16(csimd_f32x16 acc, csimd_f32x16 a, csimd_f32x16 b) {
+#if CSIMD_LEVEL >= 3
+  return __builtin_elementwise_fma(a, b, acc);
 #else
-  for (int i = 0; i < 16; i++) {
+  return acc + a * b;
+#endif
+}
+CSIMD_INLINE csimd_f32x8 csimd_fma8(csimd_f32x8 acc, csimd_f32x8 a, csimd_f32x8 b) {
+#if CSIMD_LEVEL >= 3
+  return __builtin_elementwise_fma(a, b, acc);
+#else
+  return acc + a * b;
+#endif
+}
+
+// Lane shuffles that Swift's halves spell element by element.
+CSIMD_INLINE csimd_f32x16 csimd_interleave_low(csimd_f32x16 a, csimd_f32x16 b) {
+  return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+}
+CSIMD_INLINE csimd_f32x16 csimd_interleave_high(csimd_f32x16 a, csimd_f32x16 b) {
+  return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+}
+CSIMD_INLINE csimd_f32x16 csimd_even_lanes(csimd_f32x16 a, csimd_f32x16 b) {
+  return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+}
+CSIMD_INLINE csimd_f32x16 csimd_odd_lanes(csimd_f32x16 a, csimd_f32x16 b) {
+  return __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+}
+
+// Sums of the halves (then quarters) of the lanes: a's left of b's.
+CSIMD_INLINE csimd_f32x16 csimd_half_sums(csimd_f32x16 a, csimd_f32x16 b) {
+  return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+         __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+}
+CSIMD_INLINE csimd_f32x16 csimd_quarter_sums(csimd_f32x16 a, csimd_f32x16 b) {
+  return __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+         __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+}
+// The sum of each of eight vectors of 16 lanes.
+CSIMD_INLINE csimd_f32x8 csimd_lane_sums8(csimd_f32x16 a0, csimd_f32x16 a1, csimd_f32x16 a2, csimd_f32x16 a3,
+                                          csimd_f32x16 a4, csimd_f32x16 a5, csimd_f32x16 a6, csimd_f32x16 a7) {
+  const csimd_f32x16 p = csimd_quarter_sums(csimd_half_sums(a0, a1), csimd_half_sums(a2, a3));
+  const csimd_f32x16 q = csimd_quarter_sums(csimd_half_sums(a4, a5), csimd_half_sums(a6, a7));
+  const csimd_f32x16 t = __builtin_shufflevector(p, q, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29) +
+                         __builtin_shufflevector(p, q, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+  return __builtin_shufflevector(t, t, 0, 4, 8, 12, 2, 6, 10, 14) +
+         __builtin_shufflevector(t, t, 1, 5, 9, 13, 3, 7, 11, 15);
+}
+typedef float csimd_f32x4 __attribute__((ext_vector_type(4)));
+// The sum of each of four vectors of 8 lanes.
+CSIMD_INLINE csimd_f32x4 csimd_lane_sums4(csimd_f32x8 a0, csimd_f32x8 a1, csimd_f32x8 a2, csimd_f32x8 a3) {
+  const csimd_f32x8 p = __builtin_shufflevector(a0, a1, 0, 1, 2, 3, 8, 9, 10, 11) +
+                        __builtin_shufflevector(a0, a1, 4, 5, 6, 7, 12, 13, 14, 15);
+  const csimd_f32x8 q = __builtin_shufflevector(a2, a3, 0, 1, 2, 3, 8, 9, 10, 11) +
+                        __builtin_shufflevector(a2, a3, 4, 5, 6, 7, 12, 13, 14, 15);
+  const csimd_f32x8 t = __builtin_shufflevector(p, q, 0, 1, 8, 9, 4, 5, 12, 13) +
+                        __builtin_shufflevector(p, q, 2, 3, 10, 11, 6, 7, 14, 15);
+  return __builtin_shufflevector(t, t, 0, 4, 2, 6) + __builtin_shufflevector(t, t, 1, 5, 3, 7);
+}
+
+// 8 f16 values at `p` to 8 f32 at `out`, exact.
+CSIMD_INLINE void csimd_f16_to_f32_8(const void *p, float *out) {
+#if CSIMD_LEVEL >= 3
+  _mm256_storeu_ps(out, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)));
+#else
+  for (int i = 0; i < 8; i++) {
     uint16_t h;
     __builtin_memcpy(&h, (const char *)p + 2 * i, 2);
     // Exponent and significand in f32's places, times 2^112: right for normal and subnormal values alike.
@@ -283,6 +344,16 @@ CSIMD_INLINE void csimd_f16_to_f32(const void *p, float *out) {
     bits |= (uint32_t)(h & 0x8000) << 16;
     __builtin_memcpy(out + i, &bits, 4);
   }
+#endif
+}
+
+// 16 f16 values at `p` to 16 f32 at `out`, exact.
+CSIMD_INLINE void csimd_f16_to_f32(const void *p, float *out) {
+#if CSIMD_LEVEL == 4
+  _mm512_storeu_ps(out, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)));
+#else
+  csimd_f16_to_f32_8(p, out);
+  csimd_f16_to_f32_8((const char *)p + 16, out + 8);
 #endif
 }
 
@@ -317,4 +388,25 @@ CSIMD_INLINE void csimd_f32_to_f16(const float *x, void *out) {
     __builtin_memcpy((char *)out + 2 * i, &result, 2);
   }
 #endif
+}
+
+// 8 bf16 values at `p` to 8 f32 at `out`, exact.
+CSIMD_INLINE void csimd_bf16_to_f32_8(const void *p, float *out) {
+  for (int i = 0; i < 8; i++) {
+    uint16_t h;
+    __builtin_memcpy(&h, (const char *)p + 2 * i, 2);
+    const uint32_t bits = (uint32_t)h << 16;
+    __builtin_memcpy(out + i, &bits, 4);
+  }
+}
+
+// 16 f32 at `x` to bf16, round to nearest even; NaN stays NaN.
+CSIMD_INLINE void csimd_f32_to_bf16(const float *x, void *out) {
+  for (int i = 0; i < 16; i++) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, x + i, 4);
+    const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    const uint16_t h = (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? (bits >> 16) | 0x40 : rounded);
+    __builtin_memcpy((char *)out + 2 * i, &h, 2);
+  }
 }
