@@ -6,15 +6,15 @@ import KernelInterface
 // below (12 of 16).
 
 /// Columns of a B panel.
-@inline(__always) private var panelColumns: Int { csimd_level() == 4 ? 32 : 16 }
+@inline(__always) private var panelColumns: Int { compiledLevel == 4 ? 32 : 16 }
 /// Rows of a full A panel.
-@inline(__always) private var panelRows: Int { csimd_level() == 4 ? 12 : 6 }
+@inline(__always) private var panelRows: Int { compiledLevel == 4 ? 12 : 6 }
 /// Steps of k that one pass over C takes: an A panel and a B panel of so many steps share the first-level cache.
 private let blockSteps = 384
 /// Rows of A packed at once. v4 keeps an A panel in L1 and lets B stream from L2 (its tile reads B little); below, the
 /// narrow tile reads A less, so that B's panel stays in L1 and the packed A must fit into L2.
-@inline(__always) private var blockRows: Int { csimd_level() == 4 ? 1152 : 144 }
-@inline(__always) private var blockColumns: Int { csimd_level() == 4 ? 320 : 1536 }
+@inline(__always) private var blockRows: Int { compiledLevel == 4 ? 1152 : 144 }
+@inline(__always) private var blockColumns: Int { compiledLevel == 4 ? 320 : 1536 }
 
 /// Rows of the next A panel when `rest` rows are left: full panels, then 8, 4, 2, 1.
 @inline(__always) private func panelHeight(_ rest: Int) -> Int {
@@ -40,7 +40,7 @@ func gemm(_ arguments: borrowing GEMMArguments) {
   for k0 in stride(from: 0, to: g.k, by: steps) {
     let kc = min(steps, g.k - k0)
     let keep = k0 == 0 ? g.beta : 1
-    if csimd_level() == 4 {
+    if compiledLevel == 4 {
       for i0 in stride(from: 0, to: g.m, by: blockRows) {
         let mc = min(blockRows, g.m - i0)
         packA(g, i0, mc, k0, kc, packedA)
@@ -200,21 +200,21 @@ private func packB(
   _ columns: Int
 ) {
   // Only v4 has the registers; below, no panel is so high.
-  if csimd_level() == 4 { tile(rows: 12, kc, a, b, c, ldc, alpha, keep, columns) }
+  if compiledLevel == 4 { tile(rows: 12, kc, a, b, c, ldc, alpha, keep, columns) }
 }
 
 @inline(never) private func tile8(
   _ kc: Int, _ a: FloatPointer, _ b: FloatPointer, _ c: MutableFloatPointer, _ ldc: Int, _ alpha: Float, _ keep: Float,
   _ columns: Int
 ) {
-  if csimd_level() == 4 { tile(rows: 8, kc, a, b, c, ldc, alpha, keep, columns) }
+  if compiledLevel == 4 { tile(rows: 8, kc, a, b, c, ldc, alpha, keep, columns) }
 }
 
 @inline(never) private func tile6(
   _ kc: Int, _ a: FloatPointer, _ b: FloatPointer, _ c: MutableFloatPointer, _ ldc: Int, _ alpha: Float, _ keep: Float,
   _ columns: Int
 ) {
-  if csimd_level() < 4 { tile(rows: 6, kc, a, b, c, ldc, alpha, keep, columns) }
+  if compiledLevel < 4 { tile(rows: 6, kc, a, b, c, ldc, alpha, keep, columns) }
 }
 
 @inline(never) private func tile4(

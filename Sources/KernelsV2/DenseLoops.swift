@@ -15,7 +15,7 @@ func fmaLoop(_ iterations: Int) -> Double {
     a3 = fma(x, a3, y)
     a4 = fma(x, a4, y)
     a5 = fma(x, a5, y)
-    if csimd_level() == 4 {
+    if compiledLevel == 4 {
       a6 = fma(x, a6, y)
       a7 = fma(x, a7, y)
       a8 = fma(x, a8, y)
@@ -24,7 +24,7 @@ func fmaLoop(_ iterations: Int) -> Double {
       a11 = fma(x, a11, y)
     }
   }
-  let chains = csimd_level() == 4 ? 12.0 : 6.0
+  let chains = compiledLevel == 4 ? 12.0 : 6.0
   let s = sum16(((a0 + a1) + (a2 + a3)) + ((a4 + a5) + (a6 + a7)) + ((a8 + a9) + (a10 + a11)))
   // The sum is finite for every input, so this adds nothing; it only keeps the loop alive.
   return Double(iterations) * chains * 32 + (s.isNaN ? 1 : 0)

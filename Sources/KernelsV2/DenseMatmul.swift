@@ -7,13 +7,13 @@ import KernelInterface
 // from memory; many rows share a group of weight rows that is widened to f32 and packed once.
 
 /// Lanes of the tile's vectors.
-@inline(__always) private var lanes: Int { csimd_level() == 4 ? 16 : 8 }
+@inline(__always) private var lanes: Int { compiledLevel == 4 ? 16 : 8 }
 /// Weight rows of a tile.
-@inline(__always) private var groupRows: Int { csimd_level() == 4 ? 8 : 4 }
+@inline(__always) private var groupRows: Int { compiledLevel == 4 ? 8 : 4 }
 /// Weight rows that are packed together: x streams by once for all of them.
 private let packedRows = 8
 /// Rows of x of a full tile.
-private let tileRows = 3
+private let fullRows = 3
 /// The longest pass over k: 8 weight rows of so many floats leave room for x in a first-level cache of 32 kB.
 private let longestPass = 512
 /// A pass is whole blocks of every quantised kind.
@@ -74,7 +74,7 @@ private struct Pass {
     let w = a.w + n * a.rowBytes + p.k0 * a.kind.blockBytes
     var m = 0
     while m < p.rows {
-      let height = m + tileRows <= p.rows ? tileRows : 1
+      let height = m + fullRows <= p.rows ? fullRows : 1
       let x = a.x + (p.m0 + m) * a.ldx + p.k0
       let out = a.out + (p.m0 + m) * a.ldo + n
       dot(
@@ -113,7 +113,7 @@ private struct Pass {
 @inline(__always) private func packX(_ a: FloatMatmulArguments, _ p: Pass, _ out: MutableFloatPointer) {
   var m = 0
   while m < p.rows {
-    let height = m + tileRows <= p.rows ? tileRows : 1
+    let height = m + fullRows <= p.rows ? fullRows : 1
     for r in 0..<height {
       scatter(a.x + (p.m0 + m + r) * a.ldx + p.k0, p.whole, out + m * p.whole + r * lanes, height * lanes)
     }
@@ -145,7 +145,7 @@ private struct Pass {
   }
   var m = 0
   while m < p.rows {
-    let height = m + tileRows <= p.rows ? tileRows : 1
+    let height = m + fullRows <= p.rows ? fullRows : 1
     for tile in 0..<tiles {
       let first = tile * groupRows
       dot(
@@ -160,7 +160,7 @@ private struct Pass {
 /// What a pass leaves over of a multiple of 16: one step over copies that are filled up with zeros.
 @inline(never) private func tail(_ a: FloatMatmulArguments, _ p: Pass) {
   let x = a.scratch.assumingMemoryBound(to: Float.self) + Place.tails
-  let w = x + tileRows * 16
+  let w = x + fullRows * 16
   let k = p.k0 + p.whole
   for n in stride(from: a.rowRange.lowerBound, to: a.rowRange.upperBound, by: groupRows) {
     let count = min(groupRows, a.rowRange.upperBound - n)
@@ -170,7 +170,7 @@ private struct Pass {
     }
     var m = p.m0
     while m < p.m0 + p.rows {
-      let height = m + tileRows <= p.m0 + p.rows ? tileRows : 1
+      let height = m + fullRows <= p.m0 + p.rows ? fullRows : 1
       for r in 0..<height { store16(x + r * 16, load16(a.x + (m + r) * a.ldx + k, count: p.tail)) }
       dot(
         height, .f32, 16, UnsafeRawPointer(w), 64, lanes * 4, x, 16, lanes, a.out + m * a.ldo + n, a.ldo, count, k > 0)
@@ -186,7 +186,7 @@ private struct Pass {
   _ stepX: Int,
   _ out: MutableFloatPointer, _ ldo: Int, _ count: Int, _ add: Bool
 ) {
-  if rows == tileRows {
+  if rows == fullRows {
     switch kind {
     case .f16: dot3F16(k, w, rowW, stepW, x, ldx, stepX, out, ldo, count, add)
     case .bf16: dot3BF16(k, w, rowW, stepW, x, ldx, stepX, out, ldo, count, add)
@@ -264,7 +264,7 @@ private struct Pass {
   _ out: MutableFloatPointer, _ ldo: Int, _ count: Int, _ add: Bool, _ wide: (UnsafeRawPointer) -> V16,
   _ narrow: (UnsafeRawPointer) -> SIMD8<Float>
 ) {
-  if csimd_level() == 4 {
+  if compiledLevel == 4 {
     var t = DotTile8x3()
     t.accumulate(steps: k / 16, w: w, rowW: rowW, stepW: stepW, x: x, ldx: ldx, stepX: stepX, wide)
     write(t.sums0, out, count, add)
@@ -285,7 +285,7 @@ private struct Pass {
   _ out: MutableFloatPointer,
   _ count: Int, _ add: Bool, _ wide: (UnsafeRawPointer) -> V16, _ narrow: (UnsafeRawPointer) -> SIMD8<Float>
 ) {
-  if csimd_level() == 4 {
+  if compiledLevel == 4 {
     var t = DotTile8x1()
     t.accumulate(steps: k / 16, w: w, rowW: rowW, stepW: stepW, x: x, stepX: stepX, wide)
     write(t.sums0, out, count, add)
@@ -314,8 +314,7 @@ private struct Pass {
   }
 }
 
-@inline(__always) private func dequantizeAny(
-  _ kind: DType, _ source: UnsafeRawPointer, _ count: Int, _ out: MutableFloatPointer
-) {
+/// `count` elements of any kind, a multiple of its block, to f32.
+func dequantizeAny(_ kind: DType, _ source: UnsafeRawPointer, _ count: Int, _ out: MutableFloatPointer) {
   if kind.isQuantized { dequantizeBlocks(kind, source, count, out) } else { dequantizeDense(kind, source, count, out) }
 }

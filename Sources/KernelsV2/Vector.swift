@@ -28,7 +28,7 @@ typealias V16 = SIMD16<Float>
 }
 
 /// `acc + a · b`: one rounding where the level has FMA, two at v2 (where `addProduct` would call `fmaf` lane by lane).
-@inline(__always) func fma(_ acc: V16, _ a: V16, _ b: V16) -> V16 { csimd_fma16(acc, a, b) }
+@inline(__always) func fma(_ acc: V16, _ a: V16, _ b: V16) -> V16 { csimd_fma(a, b, acc) }
 
 /// `acc + a · b` with a scalar `b`.
 @inline(__always) func fma(_ acc: V16, _ a: V16, _ b: Float) -> V16 { fma(acc, a, V16(repeating: b)) }

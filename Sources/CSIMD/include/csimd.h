@@ -257,24 +257,11 @@ static inline int csimd_allowed_processors(void) {
 static inline void csimd_name_thread(const char *name) { prctl(PR_SET_NAME, name, 0, 0, 0); }
 #endif
 
-// ---- f32 kernels: the compiled level, half-precision conversions ----
+// ---- f32 kernels: FMA, lane shuffles, 16-bit conversions ----
 
-// CSIMD_LEVEL as a call: Swift folds it in LLVM, where a macro in an `if` would warn "will never be executed".
-CSIMD_INLINE long csimd_level(void) { return CSIMD_LEVEL; }
-
-typedef float csimd_f32x16 __attribute__((ext_vector_type(16)));
-typedef float csimd_f32x8 __attribute__((ext_vector_type(8)));
-
-// acc + a·b: one rounding where the level has FMA (Swift's addingProduct would call fmaf lane by lane elsewhere).
-CSIMD_INLINE csimd_f32x16 csimd_fma16(csimd_f32x16 acc, csimd_f32x16 a, csimd_f32x16 b) {
-#if CSIMD_LEVEL >= 3
-  return __builtin_elementwise_fma(a, b, acc);
-#else
-  return acc + a * b;
-#endif
-}
+// acc + a·b, as csimd_fma.
 CSIMD_INLINE csimd_f32x8 csimd_fma8(csimd_f32x8 acc, csimd_f32x8 a, csimd_f32x8 b) {
-#if CSIMD_LEVEL >= 3
+#if CSIMD_LEVEL >= 3 || defined(__aarch64__)
   return __builtin_elementwise_fma(a, b, acc);
 #else
   return acc + a * b;
