@@ -155,7 +155,7 @@ func zipBytes(_ members: [(name: String, data: [UInt8], isDeflated: Bool)]) -> [
       writer.raw(UInt16(0))
       writer.raw(UInt16(isDeflated ? 8 : 0))
       writer.raw(UInt32(0))
-      writer.raw(crc32(data))
+      writer.raw(zipChecksum(data))
       writer.raw(UInt32(stored.count))
       writer.raw(UInt32(data.count))
       writer.raw(UInt16(name.utf8.count))
@@ -185,7 +185,7 @@ func zipBytes(_ members: [(name: String, data: [UInt8], isDeflated: Bool)]) -> [
 }
 
 /// The CRC-32 of zip, bit by bit.
-func crc32(_ data: [UInt8]) -> UInt32 {
+func zipChecksum(_ data: [UInt8]) -> UInt32 {
   var crc = ~UInt32(0)
   for byte in data {
     crc ^= UInt32(byte)
