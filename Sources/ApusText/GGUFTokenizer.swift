@@ -278,7 +278,7 @@ extension TokenizerSpec {
   }
 
   /// Names of tokens that end a turn or a text in public models, for files that do not mark them.
-  private static let endNames: Set<String> = [
+  static let endNames: Set<String> = [
     "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|end_of_text|>", "<end_of_turn>",
     "<|endofturn|>", "<EOT>", "<｜end▁of▁sentence｜>", "<|END_OF_TURN_TOKEN|>", "<|return|>", "<|call|>",
   ]

@@ -15,10 +15,6 @@ struct JSONReader {
 
   private func error(_ expected: String) -> TokenizerError { .malformedJSON(offset: position, expected: expected) }
 
-  mutating func skipSpace() {
-    while position < bytes.count, [0x20, 0x0A, 0x0D, 0x09].contains(bytes[position]) { position += 1 }
-  }
-
   /// The first byte of the next value, or nil at the end.
   mutating func peek() -> UInt8? {
     while position < bytes.count {
@@ -63,6 +59,50 @@ struct JSONReader {
       throw error("',' or '}'")
     }
     depth -= 1
+  }
+
+  /// As `object`, with each key's bytes in a buffer that is reused: for objects with very many keys.
+  mutating func objectBytes(
+    _ buffer: inout [UInt8],
+    _ body: (_ key: [UInt8], _ reader: inout JSONReader) throws(TokenizerError) -> Void
+  ) throws(TokenizerError) {
+    try enter("{", "an object")
+    if peek() == UInt8(ascii: "}") {
+      position += 1
+      depth -= 1
+      return
+    }
+    while true {
+      buffer.removeAll(keepingCapacity: true)
+      try string(into: &buffer)
+      try take(":", "':'")
+      try body(buffer, &self)
+      guard let byte = peek() else { throw error("',' or '}'") }
+      position += 1
+      if byte == UInt8(ascii: ",") { continue }
+      if byte == UInt8(ascii: "}") { break }
+      position -= 1
+      throw error("',' or '}'")
+    }
+    depth -= 1
+  }
+
+  /// An integer of at most nine digits; nil, with nothing consumed, for anything else.
+  mutating func smallInteger() throws(TokenizerError) -> Int32? {
+    _ = peek()
+    var index = position
+    var value: Int32 = 0
+    while index < bytes.count && bytes[index] >= 0x30 && bytes[index] <= 0x39 && index - position < 9 {
+      value = value * 10 + Int32(bytes[index] - 0x30)
+      index += 1
+    }
+    guard index > position, index < bytes.count else { return nil }
+    switch bytes[index] {
+    case 0x2C, 0x7D, 0x20, 0x0A, 0x0D, 0x09: break
+    default: return nil
+    }
+    position = index
+    return value
   }
 
   /// Calls `body` for each element with its index and the reader at it.
