@@ -38,6 +38,47 @@ def members(pattern, text):
     return {ord(c) for piece, _ in pieces for c in piece}
 
 
+def bert_flags(points):
+    """What BERT's normalizer and pre-tokenizer do with each code point; they know an older Unicode than the rest."""
+    clean = normalizers.BertNormalizer(True, False, False, False)
+    strip = normalizers.BertNormalizer(False, False, True, False)
+    marks = normalizers.StripAccents()
+    words = pre_tokenizers.BertPreTokenizer()
+    flags = [0] * 0x110000
+    for c in points:
+        char = chr(c)
+        framed = f"a{char}b"
+        flags[c] |= 1 if clean.normalize_str(framed) == "ab" else 0
+        flags[c] |= 2 if strip.normalize_str(framed) == "ab" else 0
+        flags[c] |= 4 if [w for w, _ in words.pre_tokenize_str(framed)] == ["a", char, "b"] else 0
+        flags[c] |= 8 if marks.normalize_str(char) == "" else 0
+    return flags
+
+
+def runs_of(values):
+    runs = bytearray()
+    start = 0
+    for c in range(1, len(values) + 1):
+        if c == len(values) or values[c] != values[start]:
+            runs += leb(c - start) + bytes([values[start]])
+            start = c
+    return runs
+
+
+def combining_class(char, nfd):
+    """The class of a mark; 0 where the reference does not reorder it."""
+    value = unicodedata.combining(char)
+    if value == 0:
+        return 0
+    # A mark moves before one of a higher class and after one of a lower class.
+    high, low = "\u0345", "\u0334"
+    if value != 240 and nfd.normalize_str(high + char) == char + high:
+        return value
+    if value > 1 and nfd.normalize_str(char + low) == low + char:
+        return value
+    return value if value in (1, 240) and unicodedata.ucd_3_2_0.combining(char) else 0
+
+
 def main(path):
     points = [c for c in range(0x110000) if c not in SURROGATES]
     text = "".join(map(chr, points))
@@ -51,12 +92,8 @@ def main(path):
                 category[c] = index
     for c in members("\\s", text):
         category[c] |= 0x20
-    runs = bytearray()
-    start = 0
-    for c in range(1, 0x110001):
-        if c == 0x110000 or category[c] != category[start]:
-            runs += leb(c - start) + bytes([category[start]])
-            start = c
+    runs = runs_of(category)
+    bert = runs_of(bert_flags(points))
 
     nfc, nfd = normalizers.NFC(), normalizers.NFD()
     decompositions = bytearray()
@@ -77,7 +114,7 @@ def main(path):
             decompositions += leb((c - upto["d"]) * 2 + excluded) + zigzag(parts[0] - c)
             decompositions += leb(parts[1] if len(parts) == 2 else 0)
             upto["d"] = c
-        ccc = unicodedata.combining(char)
+        ccc = combining_class(char, nfd)
         if ccc:
             classes += leb(c - upto["c"]) + bytes([ccc])
             upto["c"] = c
@@ -109,6 +146,15 @@ def main(path):
         )
         out.write("\n")
         out.write(literal("combiningClasses", "(Δ code point, canonical combining class).", classes))
+        out.write("\n")
+        out.write(
+            literal(
+                "bert",
+                "Runs of (length, flags): 1 dropped as a control, 2 stripped as an accent, 4 punctuation to BERT; 8 stripped by\n"
+                "  /// the StripAccents normalizer.",
+                bert,
+            )
+        )
         out.write("\n")
         out.write(literal("lowercase", "(Δ code point, zigzag distance to the lower-case code point).", lower))
         out.write("}\n")

@@ -30,7 +30,8 @@ enum ComponentReader {
     }
   }
 
-  private static func list(_ mapping: JinjaMapping, _ key: String, _ path: String) throws(TokenizerError) -> [JinjaValue]
+  private static func list(_ mapping: JinjaMapping, _ key: String, _ path: String) throws(TokenizerError)
+    -> [JinjaValue]
   {
     guard case .list(let items)? = mapping[key] else {
       throw .invalidValue(path: "\(path).\(key)", seen: (mapping[key] ?? .none).shown, expected: "a list")
@@ -210,7 +211,8 @@ enum ComponentReader {
   private static let smallLetters = #"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"#
 
   private static func llama3(_ digits: String) -> String {
-    "(?i:" + contractions + #")|[^\r\n\p{L}\p{N}]?\p{L}+|"# + digits + #"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"# + spaces
+    "(?i:" + contractions + #")|[^\r\n\p{L}\p{N}]?\p{L}+|"# + digits + #"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"#
+      + spaces
   }
 
   private static func o200k(_ suffix: String, _ digits: String) -> String {
@@ -240,7 +242,8 @@ enum ComponentReader {
         + spaces: .deepSeek3,
     ]
     // The same, as some files write the Llama 3 expression without a group.
-    known["(?i)" + contractions + #"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"# + spaces] =
+    known[
+      "(?i)" + contractions + #"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"# + spaces] =
       .llama3(digits: 3)
     return known
   }()

@@ -20,7 +20,7 @@ enum Normalizer: Sendable, Equatable {
     case .nfc: return UTF8Text.nfc(bytes)
     case .nfd: return UTF8Text.nfd(bytes)
     case .lowercase: return UTF8Text.lowercased(bytes)
-    case .stripAccents: return Self.withoutMarks(bytes)
+    case .stripAccents: return Self.without(BertTable.mark, bytes)
     case .replace(let pattern, let replacement): return Self.replacing(bytes, pattern, replacement)
     case .prepend(let prefix): return bytes.isEmpty ? bytes : prefix + bytes
     case .strip(let left, let right): return Self.stripped(bytes, left, right)
@@ -31,16 +31,15 @@ enum Normalizer: Sendable, Equatable {
     }
   }
 
-  private static func withoutMarks(_ bytes: [UInt8]) -> [UInt8] {
-    let table = UnicodeTable.shared
+  /// Leaves out the scalars that carry a flag of `BertTable`.
+  private static func without(_ flag: UInt8, _ bytes: [UInt8]) -> [UInt8] {
+    let flags = BertTable.shared.flags
     var output: [UInt8] = []
     output.reserveCapacity(bytes.count)
     var position = 0
     while position < bytes.count {
       let (scalar, next) = UTF8Text.scalar(bytes, at: position)
-      if table.category(scalar) != UnicodeTable.Category.mn.rawValue {
-        output.append(contentsOf: bytes[position..<next])
-      }
+      if flags[Int(scalar)] & flag == 0 { output.append(contentsOf: bytes[position..<next]) }
       position = next
     }
     return output
@@ -101,15 +100,16 @@ enum Normalizer: Sendable, Equatable {
   private static func bert(
     _ bytes: [UInt8], _ clean: Bool, _ spaceCJK: Bool, _ stripAccents: Bool, _ lowercase: Bool
   ) -> [UInt8] {
-    let table = UnicodeTable.shared
+    let classes = UnicodeTable.shared.classes
+    let flags = BertTable.shared.flags
     var output: [UInt8] = []
     output.reserveCapacity(bytes.count)
     var position = 0
     while position < bytes.count {
       let (scalar, next) = UTF8Text.scalar(bytes, at: position)
-      if clean && isDropped(scalar, table) {
+      if clean && flags[Int(scalar)] & BertTable.dropped != 0 {
         // left out
-      } else if clean && table.isWhitespace(scalar) {
+      } else if clean && classes[Int(scalar)] & UnicodeTable.whitespaceFlag != 0 {
         output.append(0x20)
       } else if spaceCJK && isCJK(scalar) {
         output.append(0x20)
@@ -120,15 +120,8 @@ enum Normalizer: Sendable, Equatable {
       }
       position = next
     }
-    if stripAccents { output = withoutMarks(UTF8Text.nfd(output)) }
+    if stripAccents { output = without(BertTable.accent, UTF8Text.nfd(output)) }
     return lowercase ? UTF8Text.lowercased(output) : output
-  }
-
-  /// NUL, U+FFFD and the categories Cc, Cf, Cs, Co and Cn, except tab and newlines, which count as space.
-  private static func isDropped(_ scalar: UInt32, _ table: UnicodeTable) -> Bool {
-    if scalar == 0 || scalar == 0xFFFD { return true }
-    if scalar == 0x09 || scalar == 0x0A || scalar == 0x0D { return false }
-    return table.category(scalar) >= UnicodeTable.Category.cc.rawValue
   }
 
   /// The ideograph blocks that BERT's reference code spaces out.

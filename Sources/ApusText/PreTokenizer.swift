@@ -66,7 +66,7 @@ struct WordSplitter: Sendable {
     case .punctuation(let behavior):
       split(behavior, false, bytes, start, end, emit) { position in
         let (scalar, next) = UTF8Text.scalar(bytes, at: position)
-        return Self.isBertPunctuation(scalar, classes) ? next : nil
+        return BertTable.shared.flags[Int(scalar)] & BertTable.punctuation != 0 ? next : nil
       }
     case .bert:
       splitBert(bytes, start, end, classes, emit)
@@ -181,6 +181,7 @@ struct WordSplitter: Sendable {
   private func splitBert(
     _ bytes: [UInt8], _ start: Int, _ end: Int, _ classes: [UInt8], _ emit: (Int, Int) -> Void
   ) {
+    let flags = BertTable.shared.flags
     var wordStart = start
     var position = start
     while position < end {
@@ -188,7 +189,7 @@ struct WordSplitter: Sendable {
       if classes[Int(scalar)] & UnicodeTable.whitespaceFlag != 0 {
         emit(wordStart, position)
         wordStart = next
-      } else if Self.isBertPunctuation(scalar, classes) {
+      } else if flags[Int(scalar)] & BertTable.punctuation != 0 {
         emit(wordStart, position)
         emit(position, next)
         wordStart = next
@@ -196,14 +197,5 @@ struct WordSplitter: Sendable {
       position = next
     }
     emit(wordStart, end)
-  }
-
-  /// ASCII symbols count as punctuation to BERT, beside the category P.
-  private static func isBertPunctuation(_ scalar: UInt32, _ classes: [UInt8]) -> Bool {
-    let category = classes[Int(scalar)] & 0x1F
-    let isPunctuation =
-      category >= UnicodeTable.Category.pc.rawValue && category <= UnicodeTable.Category.po.rawValue
-    let isSymbol = category >= UnicodeTable.Category.sm.rawValue && category <= UnicodeTable.Category.so.rawValue
-    return isPunctuation || (scalar < 0x80 && isSymbol)
   }
 }

@@ -38,18 +38,6 @@ struct UnicodeTable: Sendable {
     let value = category(scalar)
     return value >= Category.mn.rawValue && value <= Category.me.rawValue
   }
-  @inline(__always) func isNumber(_ scalar: UInt32) -> Bool {
-    let value = category(scalar)
-    return value >= Category.nd.rawValue && value <= Category.no.rawValue
-  }
-  @inline(__always) func isPunctuation(_ scalar: UInt32) -> Bool {
-    let value = category(scalar)
-    return value >= Category.pc.rawValue && value <= Category.po.rawValue
-  }
-  @inline(__always) func isSymbol(_ scalar: UInt32) -> Bool {
-    let value = category(scalar)
-    return value >= Category.sm.rawValue && value <= Category.so.rawValue
-  }
   @inline(__always) func isWhitespace(_ scalar: UInt32) -> Bool {
     classes[Int(scalar)] & Self.whitespaceFlag != 0
   }
@@ -214,6 +202,31 @@ struct UnicodeTable: Sendable {
       scalar += reader.next()
       lowercase[scalar] = UInt32(truncatingIfNeeded: Int(scalar) + reader.zigzag())
     }
+  }
+}
+
+/// How BERT's normalizer and pre-tokenizer see each code point. They know an older version of Unicode than the regex
+/// engine does, so they have a table of their own, unpacked when a WordPiece tokenizer is first used.
+struct BertTable: Sendable {
+  static let shared = BertTable()
+
+  static let dropped: UInt8 = 1
+  static let accent: UInt8 = 2
+  static let punctuation: UInt8 = 4
+  /// Removed by the normalizer `StripAccents`, which takes all marks.
+  static let mark: UInt8 = 8
+
+  let flags: [UInt8]
+
+  private init() {
+    var reader = LEBReader(UnicodeData.bert)
+    var flags: [UInt8] = []
+    flags.reserveCapacity(0x110000)
+    while !reader.isAtEnd {
+      let length = Int(reader.next())
+      flags.append(contentsOf: repeatElement(reader.byte(), count: length))
+    }
+    self.flags = flags
   }
 }
 
