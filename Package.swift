@@ -70,6 +70,11 @@ let package = Package(
     .executableTarget(
       name: "apus",
       dependencies: ["ApusServer", .product(name: "ArgumentParser", package: "swift-argument-parser")]),
+    // What a feature costs in lines, beside a framework without slots that is only compiled (Benchmarks/composition).
+    .executableTarget(
+      name: "composition", dependencies: ["ApusCompute", "ApusModels", "ApusText"], path: "Benchmarks/composition",
+      exclude: ["Subclasses", "run.py"]),
+    .target(name: "SubclassFixture", path: "Benchmarks/composition/Subclasses"),
     .testTarget(name: "ApusKernelsTests", dependencies: ["ApusKernels"], exclude: ["Fixtures"]),
     .testTarget(name: "ApusComputeTests", dependencies: ["ApusCompute"]),
     .testTarget(name: "ApusTextTests", dependencies: ["ApusText"]),

@@ -142,7 +142,7 @@ def number(x):
 def write_json(arguments, results):
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(results, indent=1) + "\n")
-        print(f"wrote {arguments.json}")
+        print(f"wrote {arguments.json}", file=sys.stderr)
 
 
 def now():

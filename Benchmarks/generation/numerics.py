@@ -211,9 +211,9 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.model or common.GENERATORS:
             results.append(measure(arguments, name, passages, Path(folder)))
-            print(f"{name}: done")
+            # Written after every model: a long run that is cut off keeps what it measured.
+            common.write_json(arguments, {"machine": facts, "results": results})
     report(results)
-    common.write_json(arguments, {"machine": facts, "results": results})
 
 
 if __name__ == "__main__":
