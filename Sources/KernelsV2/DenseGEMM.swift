@@ -152,44 +152,38 @@ private func packB(
   _ keep: Float
 ) {
   let c = g.c + i * g.ldc + j
+  let spare = (g.scratch + (KernelTable.scratchBytes - 4096)).assumingMemoryBound(to: Float.self)
   switch rows {
-  case 12: tile12(kc, a, b, c, g.ldc, g.alpha, keep, columns)
-  case 8: tile8(kc, a, b, c, g.ldc, g.alpha, keep, columns)
-  case 6: tile6(kc, a, b, c, g.ldc, g.alpha, keep, columns)
-  case 4: tile4(kc, a, b, c, g.ldc, g.alpha, keep, columns)
-  case 2: tile2(kc, a, b, c, g.ldc, g.alpha, keep, columns)
-  default: tile1(kc, a, b, c, g.ldc, g.alpha, keep, columns)
+  case 12: tile12(kc, a, b, c, g.ldc, g.alpha, keep, columns, spare)
+  case 8: tile8(kc, a, b, c, g.ldc, g.alpha, keep, columns, spare)
+  case 6: tile6(kc, a, b, c, g.ldc, g.alpha, keep, columns, spare)
+  case 4: tile4(kc, a, b, c, g.ldc, g.alpha, keep, columns, spare)
+  case 2: tile2(kc, a, b, c, g.ldc, g.alpha, keep, columns, spare)
+  default: tile1(kc, a, b, c, g.ldc, g.alpha, keep, columns, spare)
   }
 }
 
 /// The tile product with a constant number of rows.
 @inline(__always) private func tile(
   rows: Int, _ kc: Int, _ a: FloatPointer, _ b: FloatPointer, _ c: MutableFloatPointer, _ ldc: Int, _ alpha: Float,
-  _ keep: Float, _ columns: Int
+  _ keep: Float, _ columns: Int, _ spare: MutableFloatPointer
 ) {
   var t = Tile12x2()
   let vectors = panelColumns / 16
   t.accumulate(
-    rows: rows, vectors: vectors, kind: .f32, steps: kc, a: a, rowA: 1, stepA: rows, b, b + 16,
-    stepB: 4 * panelColumns)
-  let alpha = V16(repeating: alpha)
+    rows: rows, vectors: vectors, steps: kc, a: a, rowA: 1, stepA: rows, b, b + 16, stepB: 4 * panelColumns
+  ) { $0.loadUnaligned(as: V16.self) }
   if columns == panelColumns {
-    if keep == 0 {
-      t.forEach(rows: rows, vectors: vectors) { r, v, acc in store16(c + r * ldc + 16 * v, alpha * acc) }
-    } else {
-      t.forEach(rows: rows, vectors: vectors) { r, v, acc in
-        let p = c + r * ldc + 16 * v
-        store16(p, fma(keep * load16(p), alpha, acc))
-      }
-    }
+    t.update(rows: rows, vectors: vectors, c, stride: ldc, keep: keep, alpha: alpha)
   } else {
-    t.forEach(rows: rows, vectors: vectors) { r, v, acc in
-      let count = min(16, columns - 16 * v)
-      if count > 0 {
-        let p = c + r * ldc + 16 * v
+    // The right edge goes through a copy of the tile, with the same arithmetic.
+    t.store(rows: rows, vectors: vectors, to: spare, stride: panelColumns, last: vectors - 1)
+    for r in 0..<rows {
+      for v in stride(from: 0, to: columns, by: 16) {
+        let (p, count) = (c + r * ldc + v, min(16, columns - v))
+        let sum = load16(spare + r * panelColumns + v)
         let old = keep == 0 ? V16.zero : load16(FloatPointer(p), count: count)
-        let new = keep == 0 ? alpha * acc : fma(keep * old, alpha, acc)
-        store16(p, new, count: count)
+        store16(p, keep == 0 ? alpha * sum : fma(keep * old, V16(repeating: alpha), sum), count: count)
       }
     }
   }
@@ -197,37 +191,37 @@ private func packB(
 
 @inline(never) private func tile12(
   _ kc: Int, _ a: FloatPointer, _ b: FloatPointer, _ c: MutableFloatPointer, _ ldc: Int, _ alpha: Float, _ keep: Float,
-  _ columns: Int
+  _ columns: Int, _ spare: MutableFloatPointer
 ) {
   // Only v4 has the registers; below, no panel is so high.
-  if compiledLevel == 4 { tile(rows: 12, kc, a, b, c, ldc, alpha, keep, columns) }
+  if compiledLevel == 4 { tile(rows: 12, kc, a, b, c, ldc, alpha, keep, columns, spare) }
 }
 
 @inline(never) private func tile8(
   _ kc: Int, _ a: FloatPointer, _ b: FloatPointer, _ c: MutableFloatPointer, _ ldc: Int, _ alpha: Float, _ keep: Float,
-  _ columns: Int
+  _ columns: Int, _ spare: MutableFloatPointer
 ) {
-  if compiledLevel == 4 { tile(rows: 8, kc, a, b, c, ldc, alpha, keep, columns) }
+  if compiledLevel == 4 { tile(rows: 8, kc, a, b, c, ldc, alpha, keep, columns, spare) }
 }
 
 @inline(never) private func tile6(
   _ kc: Int, _ a: FloatPointer, _ b: FloatPointer, _ c: MutableFloatPointer, _ ldc: Int, _ alpha: Float, _ keep: Float,
-  _ columns: Int
+  _ columns: Int, _ spare: MutableFloatPointer
 ) {
-  if compiledLevel < 4 { tile(rows: 6, kc, a, b, c, ldc, alpha, keep, columns) }
+  if compiledLevel < 4 { tile(rows: 6, kc, a, b, c, ldc, alpha, keep, columns, spare) }
 }
 
 @inline(never) private func tile4(
   _ kc: Int, _ a: FloatPointer, _ b: FloatPointer, _ c: MutableFloatPointer, _ ldc: Int, _ alpha: Float, _ keep: Float,
-  _ columns: Int
-) { tile(rows: 4, kc, a, b, c, ldc, alpha, keep, columns) }
+  _ columns: Int, _ spare: MutableFloatPointer
+) { tile(rows: 4, kc, a, b, c, ldc, alpha, keep, columns, spare) }
 
 @inline(never) private func tile2(
   _ kc: Int, _ a: FloatPointer, _ b: FloatPointer, _ c: MutableFloatPointer, _ ldc: Int, _ alpha: Float, _ keep: Float,
-  _ columns: Int
-) { tile(rows: 2, kc, a, b, c, ldc, alpha, keep, columns) }
+  _ columns: Int, _ spare: MutableFloatPointer
+) { tile(rows: 2, kc, a, b, c, ldc, alpha, keep, columns, spare) }
 
 @inline(never) private func tile1(
   _ kc: Int, _ a: FloatPointer, _ b: FloatPointer, _ c: MutableFloatPointer, _ ldc: Int, _ alpha: Float, _ keep: Float,
-  _ columns: Int
-) { tile(rows: 1, kc, a, b, c, ldc, alpha, keep, columns) }
+  _ columns: Int, _ spare: MutableFloatPointer
+) { tile(rows: 1, kc, a, b, c, ldc, alpha, keep, columns, spare) }

@@ -36,7 +36,7 @@ import KernelInterface
 /// 0.5·x·erfc(−x/√2), which keeps its relative precision for negative x, where 1 + erf would cancel.
 @inline(__always) private func geluErf16(_ x: V16) -> V16 {
   let e = normalTail16(absolute(x))
-  return 0.5 * x * (2 - e).replacing(with: e, where: x .< 0)
+  return 0.5 * x * csimd_where_less(x, .zero, e, 2 - e)
 }
 
 /// x / (1 + e^(−2u)) with u = √(2/π)·(x + 0.044715·x³), which equals 0.5·x·(1 + tanh u).
@@ -45,7 +45,7 @@ import KernelInterface
   return x / (1 + exp16(twice))
 }
 
-@inline(__always) private func relu16(_ x: V16) -> V16 { x.replacing(with: 0, where: x .< 0) }
+@inline(__always) private func relu16(_ x: V16) -> V16 { csimd_where_less(x, .zero, .zero, x) }
 
 @inline(__always) private func gated(
   _ gate: FloatPointer, _ up: FloatPointer?, _ y: MutableFloatPointer, _ n: Int, _ body: (V16) -> V16
@@ -100,16 +100,15 @@ func rope(
       let head = x + r * ldx + h * headDim
       var i = 0
       while i + 16 <= half {
-        let turn = UnsafeRawPointer(table + 2 * i).loadUnaligned(as: SIMD32<Float>.self)
-        let (c, s) = (turn.evenHalf, turn.oddHalf)
+        let (t0, t1) = (load16(table + 2 * i), load16(table + 2 * i + 16))
+        let (c, s) = (csimd_even_lanes(t0, t1), csimd_odd_lanes(t0, t1))
         switch pairing {
         case .interleaved:
-          let pair = UnsafeRawPointer(head + 2 * i).loadUnaligned(as: SIMD32<Float>.self)
-          let (a, b) = (pair.evenHalf, pair.oddHalf)
-          var turned = SIMD32<Float>.zero
-          turned.evenHalf = fma(a * c, -b, s)
-          turned.oddHalf = fma(b * c, a, s)
-          UnsafeMutableRawPointer(head + 2 * i).storeBytes(of: turned, as: SIMD32<Float>.self)
+          let (p0, p1) = (load16(head + 2 * i), load16(head + 2 * i + 16))
+          let (a, b) = (csimd_even_lanes(p0, p1), csimd_odd_lanes(p0, p1))
+          let (x, y) = (fma(a * c, -b, s), fma(b * c, a, s))
+          store16(head + 2 * i, csimd_interleave_low(x, y))
+          store16(head + 2 * i + 16, csimd_interleave_high(x, y))
         case .halfSplit:
           let (a, b) = (load16(head + i), load16(head + half + i))
           store16(head + i, fma(a * c, -b, s))

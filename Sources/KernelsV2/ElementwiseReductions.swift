@@ -61,7 +61,7 @@ func argmax(_ x: FloatPointer, _ n: Int) -> Int {
   let best = maximum(x, n)
   var i = 0
   while i + 16 <= n {
-    if any(load16(x + i) .== best) { break }
+    if csimd_any_equal(load16(x + i), V16(repeating: best)) != 0 { break }
     i += 16
   }
   while i < n {

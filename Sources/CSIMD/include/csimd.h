@@ -268,6 +268,31 @@ CSIMD_INLINE csimd_f32x8 csimd_fma8(csimd_f32x8 acc, csimd_f32x8 a, csimd_f32x8 
 #endif
 }
 
+// v · 2^n for whole n in -252...254, rounded once where the result falls below the normal range.
+CSIMD_INLINE csimd_f32x16 csimd_scale(csimd_f32x16 v, csimd_f32x16 n) {
+#if CSIMD_LEVEL == 4
+  return (csimd_f32x16)_mm512_scalef_ps((__m512)v, (__m512)n);
+#else
+  // Two steps, the first of them exact.
+  const csimd_i32x16 whole = __builtin_convertvector(n, csimd_i32x16), half = whole >> 1;
+  return v * (csimd_f32x16)((half + 127) << 23) * (csimd_f32x16)((whole - half + 127) << 23);
+#endif
+}
+
+// The greater (lesser) of each lane; a NaN in b is dropped, one in a stays.
+CSIMD_INLINE csimd_f32x16 csimd_greater(csimd_f32x16 a, csimd_f32x16 b) { return b > a ? b : a; }
+CSIMD_INLINE csimd_f32x16 csimd_lesser(csimd_f32x16 a, csimd_f32x16 b) { return b < a ? b : a; }
+// Where x < y: a, elsewhere (NaN too) b.
+CSIMD_INLINE csimd_f32x16 csimd_where_less(csimd_f32x16 x, csimd_f32x16 y, csimd_f32x16 a, csimd_f32x16 b) {
+  return x < y ? a : b;
+}
+CSIMD_INLINE csimd_f32x16 csimd_absolute(csimd_f32x16 v) { return (csimd_f32x16)((csimd_i32x16)v & 0x7fffffff); }
+// The magnitude of v with the sign of s.
+CSIMD_INLINE csimd_f32x16 csimd_with_sign(csimd_f32x16 v, csimd_f32x16 s) {
+  return (csimd_f32x16)(((csimd_i32x16)v & 0x7fffffff) | ((csimd_i32x16)s & (int32_t)0x80000000));
+}
+CSIMD_INLINE int csimd_any_equal(csimd_f32x16 v, csimd_f32x16 x) { return __builtin_reduce_or(v == x) != 0; }
+
 // Lane shuffles that Swift's halves spell element by element.
 CSIMD_INLINE csimd_f32x16 csimd_interleave_low(csimd_f32x16 a, csimd_f32x16 b) {
   return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
@@ -396,4 +421,19 @@ CSIMD_INLINE void csimd_f32_to_bf16(const float *x, void *out) {
     const uint16_t h = (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? (bits >> 16) | 0x40 : rounded);
     __builtin_memcpy((char *)out + 2 * i, &h, 2);
   }
+}
+
+// start, start + 1, …, start + 15.
+CSIMD_INLINE csimd_f32x16 csimd_count_from(float start) {
+  const csimd_f32x16 lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  return lanes + start;
+}
+CSIMD_INLINE float csimd_greatest(csimd_f32x16 v) { return __builtin_reduce_max(v); }
+
+// Where keep[i] is 0: -infinity instead of v[i].
+CSIMD_INLINE csimd_f32x16 csimd_mask_bytes(csimd_f32x16 v, const uint8_t *keep) {
+  uint8_t bytes __attribute__((ext_vector_type(16)));
+  __builtin_memcpy(&bytes, keep, 16);
+  const csimd_i32x16 gone = __builtin_convertvector(bytes, csimd_i32x16) == 0;
+  return (csimd_f32x16)(((csimd_i32x16)v & ~gone) | (gone & (int32_t)0xff800000));
 }
