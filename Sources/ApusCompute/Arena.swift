@@ -59,7 +59,8 @@ public final class Arena {
     let start = used
     let size = (count + Self.alignment - 1) & ~(Self.alignment - 1)
     precondition(
-      size <= capacity - start, "the arena holds \(capacity) bytes, \(start) in use, \(size) asked: the plan was too small")
+      size <= capacity - start,
+      "the arena holds \(capacity) bytes, \(start) in use, \(size) asked: the plan was too small")
     used = start + size
     highWater = max(highWater, used)
     guard let storage else { return UnsafeMutableRawPointer(bitPattern: Self.alignment + start)! }

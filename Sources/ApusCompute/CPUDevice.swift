@@ -72,7 +72,8 @@ public final class CPUDevice: Device {
   private func check(_ x: Tensor, _ p: Projection) {
     precondition(
       p.weight.columns == x.columns && p.out.rows == x.rows && p.out.columns == p.weight.rows,
-      "linear: x [\(x.rows), \(x.columns)], weight [\(p.weight.rows), \(p.weight.columns)], out [\(p.out.rows), \(p.out.columns)]")
+      "linear: x [\(x.rows), \(x.columns)], weight [\(p.weight.rows), \(p.weight.columns)], out [\(p.out.rows), \(p.out.columns)]"
+    )
   }
 
   private func quantize(_ x: Tensor, _ bytes: Int) -> (layout: ActivationLayout, base: UnsafeMutableRawPointer) {
@@ -222,7 +223,8 @@ public final class CPUDevice: Device {
       var arguments = AttentionArguments(
         q: q.constFloats, ldq: q.stride, out: out.floats, ldo: out.stride, queries: 0, heads: form.heads,
         kvHeads: form.kvHeads, headDim: form.headDim, firstPosition: 0, keyCount: 0, causal: form.causal,
-        window: form.window, scale: form.scale, softcap: form.softcap, slopes: slopes.isEmpty ? nil : slopes.baseAddress,
+        window: form.window, scale: form.scale, softcap: form.softcap,
+        slopes: slopes.isEmpty ? nil : slopes.baseAddress,
         kv: segments[0].kv)
       if segments.count == 1 {
         point(&arguments, to: segments[0], q, out)
@@ -307,7 +309,8 @@ public final class CPUDevice: Device {
   public func topRows(_ probabilities: Tensor, _ k: Int) -> [(rows: [Int32], weights: [Float])] {
     var routes = [(rows: [Int32], weights: [Float])](repeating: ([], []), count: probabilities.columns)
     for row in 0..<probabilities.rows {
-      let p = UnsafeBufferPointer(start: probabilities.floats + row * probabilities.stride, count: probabilities.columns)
+      let p = UnsafeBufferPointer(
+        start: probabilities.floats + row * probabilities.stride, count: probabilities.columns)
       let best = p.indices.sorted { (-p[$0], $0) < (-p[$1], $1) }.prefix(k)
       let total = best.reduce(Float(0)) { $0 + p[$1] }
       for column in best {

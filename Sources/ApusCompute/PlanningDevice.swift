@@ -18,7 +18,9 @@ public final class PlanningDevice: Device {
   public func integers(_ values: some Collection<Int32>) -> Tensor { arena.tensor(1, values.count, dtype: .i32) }
 
   public func topRows(_ probabilities: Tensor, _ k: Int) -> [(rows: [Int32], weights: [Float])] {
-    let all = (rows: (0..<Int32(probabilities.rows)).map { $0 }, weights: [Float](repeating: 0, count: probabilities.rows))
+    let all = (
+      rows: (0..<Int32(probabilities.rows)).map { $0 }, weights: [Float](repeating: 0, count: probabilities.rows)
+    )
     return (0..<probabilities.columns).map { $0 < k ? all : ([], []) }
   }
 

@@ -160,7 +160,8 @@ private struct Decoder: ConfigVisitor {
       return
     } else {
       guard let node = try makeNode(item, here, T.self) as? T else {
-        throw ConfigError(path: here, problem: "\(describe((item as? [String: Any])?["type"] ?? item)) can't be a \(T.self)")
+        throw ConfigError(
+          path: here, problem: "\(describe((item as? [String: Any])?["type"] ?? item)) can't be a \(T.self)")
       }
       value = node
     }

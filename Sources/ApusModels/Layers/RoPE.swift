@@ -31,7 +31,8 @@ public struct RoPE: QKVConfig {
   public func make(dim: Int, heads: Int, kvHeads: Int, headDim: Int, _ b: Builder) throws -> any QKV {
     let rotary = rotaryDim ?? headDim
     guard rotary > 0, rotary <= headDim, rotary % 2 == 0 else {
-      throw ConfigError(path: b.path, problem: "rotaryDim \(rotary) of a head of \(headDim): needs an even number up to it")
+      throw ConfigError(
+        path: b.path, problem: "rotaryDim \(rotary) of a head of \(headDim): needs an even number up to it")
     }
     return Layer(
       inner: try inner.make(dim: dim, heads: heads, kvHeads: kvHeads, headDim: headDim, b), headDim: headDim,

@@ -64,7 +64,8 @@ public final class ContiguousKVStore: KVStore {
         return AttentionSegment(
           rows: s.rows, firstPosition: s.firstPosition,
           kv: KVView(
-            k: base + place.k, v: base + place.v, blockStride: place.blockBytes, table: table.baseAddress!, kind: dtype))
+            k: base + place.k, v: base + place.v, blockStride: place.blockBytes, table: table.baseAddress!, kind: dtype)
+        )
       }
       device.storeKV(k, v, kvHeads: place.shape.kvHeads, headDim: place.shape.headDim, segments)
       device.attention(q, form, segments, into: out)

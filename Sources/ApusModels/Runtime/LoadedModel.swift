@@ -50,8 +50,7 @@ public final class LoadedModel: Sendable {
     var isDirectory: ObjCBool = false
     let exists = FileManager.default.fileExists(atPath: url.path, isDirectory: &isDirectory)
     let name = name ?? url.deletingPathExtension().lastPathComponent
-    return exists && isDirectory.boolValue
-      ? try loadFolder(url, name, TokenizerSpec(gguf: GGUFTokenizerMetadata(model: "bert", tokens: ["a"])).makeTokenizer(), modify) : try loadGGUF(url, name, modify)
+    return exists && isDirectory.boolValue ? try loadFolder(url, name, modify) : try loadGGUF(url, name, modify)
   }
 
   private static func loadGGUF(
@@ -70,15 +69,18 @@ public final class LoadedModel: Sendable {
   }
 
   private static func loadFolder(
-    _ url: URL, _ name: String, _ tokenizer: any Tokenizer, _ modify: (any ModelConfig) throws -> any ModelConfig
+    _ url: URL, _ name: String, _ modify: (any ModelConfig) throws -> any ModelConfig
   ) throws -> LoadedModel {
     let metadata = try FolderMetadata(url)
     let architecture = try metadata.string("model_type")
     let recipe = try recipe(architecture, path: metadata.path, what: "key 'model_type'")
     let source = try SafetensorsModel(directory: url.path)
+    let tokenizerFile = try MappedFile(path: url.appending(path: "tokenizer.json").path)
+    let tokenizerConfig = try? MappedFile(path: url.appending(path: "tokenizer_config.json").path)
     return try LoadedModel(
       name: name, architecture: architecture, config: try modify(try recipe.config(metadata)),
-      tokenizer: tokenizer,
+      tokenizer: try TokenizerSpec(json: Array(tokenizerFile.bytes), config: tokenizerConfig.map { Array($0.bytes) })
+        .makeTokenizer(),
       fileBytes: source.shards.reduce(0) { $0 + $1.file.size },
       parameters: { try parameters($0, recipe, source, path: url.path) })
   }
@@ -101,7 +103,8 @@ public final class LoadedModel: Sendable {
     func find(_ spec: ParameterSpec) throws -> Tensor? {
       guard let fileName = recipe.fileName(of: spec.path) else {
         throw ModelFileError(
-          kind: .missing, path: path, what: "parameter '\(spec.path)'", seen: "no name in the \(recipe.architecture) recipe",
+          kind: .missing, path: path, what: "parameter '\(spec.path)'",
+          seen: "no name in the \(recipe.architecture) recipe",
           expected: "a part that this file has weights for")
       }
       // Some exporters put the encoder under its architecture's name.
@@ -131,7 +134,8 @@ public final class LoadedModel: Sendable {
       !used.contains(name) && !ignored.contains { name.hasSuffix($0) }
     }) {
       throw ModelFileError(
-        kind: .unsupported, path: path, what: "tensor '\(extra)'", seen: "a tensor that the \(recipe.architecture) recipe doesn't use",
+        kind: .unsupported, path: path, what: "tensor '\(extra)'",
+        seen: "a tensor that the \(recipe.architecture) recipe doesn't use",
         expected: "only tensors of the architecture")
     }
     return parameters
