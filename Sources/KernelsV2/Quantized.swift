@@ -64,6 +64,32 @@ struct Columns {
   csimd_store_lanes(p + 3 * stride, stride, r.c3)
 }
 
+/// Calls `body` with 0 ..< 2, 4 or 8 as constants, so that arrays indexed by them stay in registers.
+@inline(__always) func unrolled2(_ body: (Int) -> Void) {
+  body(0)
+  body(1)
+}
+@inline(__always) func unrolled4(_ body: (Int) -> Void) {
+  body(0)
+  body(1)
+  body(2)
+  body(3)
+}
+@inline(__always) func unrolled8(_ body: (Int) -> Void) {
+  body(0)
+  body(1)
+  body(2)
+  body(3)
+  body(4)
+  body(5)
+  body(6)
+  body(7)
+}
+@inline(__always) func unrolled16(_ body: (Int) -> Void) {
+  unrolled8(body)
+  unrolled8 { body($0 + 8) }
+}
+
 /// Where an unpacker writes.
 struct Tile {
   var values: UnsafeMutableRawPointer
@@ -73,6 +99,10 @@ struct Tile {
   /// The dword column at `k` (a multiple of 4, from the tile's first k).
   @inline(__always) func set(_ k: Int, _ column: Dwords) {
     (values + k * tileRows).storeBytes(of: column, as: Dwords.self)
+  }
+  /// Eight columns from `k` on.
+  @inline(__always) func set(_ k: Int, _ columns: InlineArray<8, Dwords>) {
+    unrolled8 { set(k + 4 * $0, columns[$0]) }
   }
   @inline(__always) func setScale(_ block: Int, _ d: Floats) { store(scales + block * tileRows, d) }
   @inline(__always) func setMinimum(_ block: Int, _ m: Floats) { store(minimums + block * tileRows, m) }
@@ -103,43 +133,42 @@ extension BlockKind {
   static var isSigned: Bool { false }
 }
 
-@inline(__always) private func right(_ x: Dwords, _ n: Int32) -> Dwords { csimd_shift_right(x, n) }
-@inline(__always) private func left(_ x: Dwords, _ n: Int32) -> Dwords { csimd_shift_left(x, n) }
+@inline(__always) func right(_ x: Dwords, _ n: Int32) -> Dwords { csimd_shift_right(x, n) }
+@inline(__always) func left(_ x: Dwords, _ n: Int32) -> Dwords { csimd_shift_left(x, n) }
 /// The same byte in all positions.
-@inline(__always) private func splat(_ byte: UInt32) -> Dwords { Dwords(repeating: byte &* 0x0101_0101) }
+@inline(__always) func splat(_ byte: UInt32) -> Dwords { Dwords(repeating: byte &* 0x0101_0101) }
 
 /// Columns of 16 rows × 32 bytes.
-@inline(__always) private func columns32(_ p: UnsafeRawPointer, _ stride: Int) -> InlineArray<8, Dwords> {
+@inline(__always) func columns32(_ p: UnsafeRawPointer, _ stride: Int) -> InlineArray<8, Dwords> {
   let a = loadColumns(p, stride)
   let b = loadColumns(p + 16, stride)
   return [a.c0, a.c1, a.c2, a.c3, b.c0, b.c1, b.c2, b.c3]
 }
 
-/// Stores 32 nibbles of each row: bytes 0…15 hold weight j in the low and weight j + 16 in the high half.
-@inline(__always) private func setNibbles(_ c: Columns, _ tile: Tile, _ k: Int) {
+/// Eight bytes at `p` in each of 16 rows, as two columns of dwords.
+@inline(__always) func loadTwoColumns(_ p: UnsafeRawPointer, _ stride: Int) -> (Dwords, Dwords) {
+  let a = csimd_load_qword_lanes(p, stride)
+  let b = csimd_load_qword_lanes(p + 2 * stride, stride)
+  return (csimd_even_dwords(a, b), csimd_odd_dwords(a, b))
+}
+
+/// 32 nibbles of each row as 8 columns: bytes 0…15 hold weight j in the low and weight j + 16 in the high half.
+@inline(__always) func nibbles(_ c: Columns) -> InlineArray<8, Dwords> {
   let mask = splat(0x0f)
-  tile.set(k, c.c0 & mask)
-  tile.set(k + 4, c.c1 & mask)
-  tile.set(k + 8, c.c2 & mask)
-  tile.set(k + 12, c.c3 & mask)
-  tile.set(k + 16, right(c.c0, 4) & mask)
-  tile.set(k + 20, right(c.c1, 4) & mask)
-  tile.set(k + 24, right(c.c2, 4) & mask)
-  tile.set(k + 28, right(c.c3, 4) & mask)
+  return [
+    c.c0 & mask, c.c1 & mask, c.c2 & mask, c.c3 & mask, right(c.c0, 4) & mask, right(c.c1, 4) & mask,
+    right(c.c2, 4) & mask, right(c.c3, 4) & mask,
+  ]
 }
 
 /// The same with a fifth bit: bit j of the dword `high` belongs to weight j.
-@inline(__always) private func setFiveBits(_ c: Columns, _ high: Dwords, _ tile: Tile, _ k: Int) {
-  let mask = splat(0x0f)
-  let q: InlineArray<4, Dwords> = [c.c0, c.c1, c.c2, c.c3]
-  // The multiplication sends bit i (of 4) to bit 8 · i + 4.
-  let spread = Dwords(repeating: 0x0204_0810)
-  for j in 0..<4 {
-    let low = (right(high, Int32(4 * j)) & Dwords(repeating: 15)) &* spread & splat(0x10)
-    let top = (right(high, Int32(4 * j + 16)) & Dwords(repeating: 15)) &* spread & splat(0x10)
-    tile.set(k + 4 * j, q[j] & mask | low)
-    tile.set(k + 16 + 4 * j, right(q[j], 4) & mask | top)
-  }
+@inline(__always) func fiveBits(_ c: Columns, _ high: Dwords) -> InlineArray<8, Dwords> {
+  let q = nibbles(c)
+  return [
+    csimd_add_fifth_bits(q[0], high, 0), csimd_add_fifth_bits(q[1], high, 1), csimd_add_fifth_bits(q[2], high, 2),
+    csimd_add_fifth_bits(q[3], high, 3), csimd_add_fifth_bits(q[4], high, 4), csimd_add_fifth_bits(q[5], high, 5),
+    csimd_add_fifth_bits(q[6], high, 6), csimd_add_fifth_bits(q[7], high, 7),
+  ]
 }
 
 /// f16 d; 16 bytes of nibbles.
@@ -151,7 +180,7 @@ enum Q4_0: BlockKind {
   static var blockBytes: Int { 18 }
   @inline(__always) static func unpack(_ p: UnsafeRawPointer, _ stride: Int, _ tile: Tile, _ k: Int) {
     tile.setScale(k / 32, csimd_load_halves(p, stride))
-    setNibbles(loadColumns(p + 2, stride), tile, k)
+    tile.set(k, nibbles(loadColumns(p + 2, stride)))
   }
 }
 
@@ -166,7 +195,7 @@ enum Q4_1: BlockKind {
     let header = csimd_load_dwords(p, stride)
     tile.setScale(k / 32, csimd_low_half(header))
     tile.setMinimum(k / 32, csimd_high_half(header))
-    setNibbles(loadColumns(p + 4, stride), tile, k)
+    tile.set(k, nibbles(loadColumns(p + 4, stride)))
   }
 }
 
@@ -177,9 +206,15 @@ enum Q5_0: BlockKind {
   static var stepsIn16Bits: Int { 4 }
   static var blockElements: Int { 32 }
   static var blockBytes: Int { 22 }
+  /// d and the fifth bits.
+  @inline(__always) static func header(_ p: UnsafeRawPointer, _ stride: Int) -> (Floats, Dwords) {
+    let (a, b) = loadTwoColumns(p, stride)
+    return (csimd_low_half(a), right(a, 16) | left(b, 16))
+  }
   @inline(__always) static func unpack(_ p: UnsafeRawPointer, _ stride: Int, _ tile: Tile, _ k: Int) {
-    tile.setScale(k / 32, csimd_load_halves(p, stride))
-    setFiveBits(loadColumns(p + 6, stride), csimd_load_dwords(p + 2, stride), tile, k)
+    let (d, high) = header(p, stride)
+    tile.setScale(k / 32, d)
+    tile.set(k, fiveBits(loadColumns(p + 6, stride), high))
   }
 }
 
@@ -191,10 +226,10 @@ enum Q5_1: BlockKind {
   static var blockElements: Int { 32 }
   static var blockBytes: Int { 24 }
   @inline(__always) static func unpack(_ p: UnsafeRawPointer, _ stride: Int, _ tile: Tile, _ k: Int) {
-    let header = csimd_load_dwords(p, stride)
+    let (header, high) = loadTwoColumns(p, stride)
     tile.setScale(k / 32, csimd_low_half(header))
     tile.setMinimum(k / 32, csimd_high_half(header))
-    setFiveBits(loadColumns(p + 8, stride), csimd_load_dwords(p + 4, stride), tile, k)
+    tile.set(k, fiveBits(loadColumns(p + 8, stride), high))
   }
 }
 
@@ -210,12 +245,12 @@ enum Q8_0: BlockKind {
     tile.setScale(k / 32, csimd_load_halves(p, stride))
     let flip = compiledLevel == 3 ? Dwords.zero : splat(0x80)
     let q = columns32(p + 2, stride)
-    for j in 0..<8 { tile.set(k + 4 * j, q[j] ^ flip) }
+    unrolled8 { j in tile.set(k + 4 * j, q[j] ^ flip) }
   }
 }
 
 /// The 6-bit scales and minimums of 8 sub-blocks in 12 bytes (Q4_K, Q5_K), and their f16 factors d, dmin before them.
-@inline(__always) private func setSixBitScales(_ p: UnsafeRawPointer, _ stride: Int, _ tile: Tile, _ k: Int) {
+@inline(__always) func setSixBitScales(_ p: UnsafeRawPointer, _ stride: Int, _ tile: Tile, _ k: Int) {
   let c = loadColumns(p, stride)
   let d = csimd_low_half(c.c0)
   let dmin = csimd_high_half(c.c0)
@@ -224,7 +259,7 @@ enum Q8_0: BlockKind {
   let mask2 = splat(0x30)
   let scales: InlineArray<2, Dwords> = [c.c1 & mask6, c.c3 & mask4 | right(c.c1, 2) & mask2]
   let minimums: InlineArray<2, Dwords> = [c.c2 & mask6, right(c.c3, 4) & mask4 | right(c.c2, 2) & mask2]
-  for i in 0..<8 {
+  unrolled8 { i in
     tile.setScale(k / 32 + i, d * csimd_byte_to_float(scales[i / 4], Int32(i % 4)))
     tile.setMinimum(k / 32 + i, -(dmin * csimd_byte_to_float(minimums[i / 4], Int32(i % 4))))
   }
@@ -240,9 +275,9 @@ enum Q4_K: BlockKind {
   @inline(__always) static func unpack(_ p: UnsafeRawPointer, _ stride: Int, _ tile: Tile, _ k: Int) {
     setSixBitScales(p, stride, tile, k)
     let mask = splat(0x0f)
-    for j in 0..<4 {
+    unrolled4 { j in
       let q = columns32(p + 16 + 32 * j, stride)
-      for c in 0..<8 {
+      unrolled8 { c in
         tile.set(k + 64 * j + 4 * c, q[c] & mask)
         tile.set(k + 64 * j + 32 + 4 * c, right(q[c], 4) & mask)
       }
@@ -262,9 +297,9 @@ enum Q5_K: BlockKind {
     let mask = splat(0x0f)
     let bit = splat(0x10)
     let high = columns32(p + 16, stride)
-    for j in 0..<4 {
+    unrolled4 { j in
       let q = columns32(p + 48 + 32 * j, stride)
-      for c in 0..<8 {
+      unrolled8 { c in
         // Bit 2j belongs to the low nibble, bit 2j + 1 to the high one; both go to bit 4.
         let even = j < 2 ? left(high[c], Int32(4 - 2 * j)) : right(high[c], Int32(2 * j - 4))
         let odd = j < 2 ? left(high[c], Int32(3 - 2 * j)) : right(high[c], Int32(2 * j - 3))
@@ -282,18 +317,21 @@ enum Q6_K: BlockKind {
   static var stepsIn16Bits: Int { 2 }
   static var blockElements: Int { 256 }
   static var blockBytes: Int { 210 }
-  @inline(__always) static func unpack(_ p: UnsafeRawPointer, _ stride: Int, _ tile: Tile, _ k: Int) {
+  @inline(__always) static func unpackScales(_ p: UnsafeRawPointer, _ stride: Int, _ tile: Tile, _ k: Int) {
     let d = csimd_load_halves(p + 208, stride)
     let s = loadColumns(p + 192, stride)
     let scales: InlineArray<4, Dwords> = [s.c0, s.c1, s.c2, s.c3]
-    for i in 0..<16 { tile.setScale(k / 16 + i, d * csimd_signed_byte_to_float(scales[i / 4], Int32(i % 4))) }
+    unrolled16 { i in tile.setScale(k / 16 + i, d * csimd_signed_byte_to_float(scales[i / 4], Int32(i % 4))) }
+  }
+  @inline(__always) static func unpack(_ p: UnsafeRawPointer, _ stride: Int, _ tile: Tile, _ k: Int) {
+    unpackScales(p, stride, tile, k)
     let mask = splat(0x0f)
     let top = splat(0x30)
-    for n in 0..<2 {
+    unrolled2 { n in
       let high = columns32(p + 128 + 32 * n, stride)
-      for part in 0..<2 {
+      unrolled2 { part in
         let q = columns32(p + 64 * n + 32 * part, stride)
-        for c in 0..<8 {
+        unrolled8 { c in
           let at = k + 128 * n + 32 * part + 4 * c
           tile.set(at, q[c] & mask | left(high[c], part == 0 ? 4 : 2) & top)
           tile.set(at + 64, right(q[c], 4) & mask | right(high[c], part == 0 ? 0 : 2) & top)
@@ -310,7 +348,7 @@ enum Q3_K: BlockKind {
   static var stepsIn16Bits: Int { 8 }
   static var blockElements: Int { 256 }
   static var blockBytes: Int { 110 }
-  @inline(__always) static func unpack(_ p: UnsafeRawPointer, _ stride: Int, _ tile: Tile, _ k: Int) {
+  @inline(__always) static func unpackScales(_ p: UnsafeRawPointer, _ stride: Int, _ tile: Tile, _ k: Int) {
     let d = csimd_load_halves(p + 108, stride)
     // 16 bytes that end where the scales end, so that nothing after the row is read.
     let s = loadColumns(p + 92, stride)
@@ -323,15 +361,18 @@ enum Q3_K: BlockKind {
       right(s.c2, 4) & mask4 | right(s.c3, 2) & mask2,
     ]
     let bias = Floats(repeating: 32)
-    for i in 0..<16 {
+    unrolled16 { i in
       tile.setScale(k / 16 + i, d * (csimd_byte_to_float(scales[i / 4], Int32(i % 4)) - bias))
     }
+  }
+  @inline(__always) static func unpack(_ p: UnsafeRawPointer, _ stride: Int, _ tile: Tile, _ k: Int) {
+    unpackScales(p, stride, tile, k)
     let third = columns32(p, stride)
-    for n in 0..<2 {
+    unrolled2 { n in
       let q = columns32(p + 32 + 32 * n, stride)
-      for j in 0..<4 {
+      unrolled4 { j in
         let bit = 4 * n + j
-        for c in 0..<8 {
+        unrolled8 { c in
           let high = bit < 2 ? left(third[c], Int32(2 - bit)) : right(third[c], Int32(bit - 2))
           tile.set(k + 128 * n + 32 * j + 4 * c, right(q[c], Int32(2 * j)) & splat(3) | high & splat(4))
         }
@@ -347,21 +388,24 @@ enum Q2_K: BlockKind {
   static var stepsIn16Bits: Int { 8 }
   static var blockElements: Int { 256 }
   static var blockBytes: Int { 84 }
-  @inline(__always) static func unpack(_ p: UnsafeRawPointer, _ stride: Int, _ tile: Tile, _ k: Int) {
+  @inline(__always) static func unpackScales(_ p: UnsafeRawPointer, _ stride: Int, _ tile: Tile, _ k: Int) {
     let header = csimd_load_dwords(p + 80, stride)
     let d = csimd_low_half(header)
     let dmin = csimd_high_half(header)
     let s = loadColumns(p, stride)
     let scales: InlineArray<4, Dwords> = [s.c0, s.c1, s.c2, s.c3]
-    for i in 0..<16 {
+    unrolled16 { i in
       let x = scales[i / 4]
       tile.setScale(k / 16 + i, d * csimd_byte_to_float(x & splat(0x0f), Int32(i % 4)))
       tile.setMinimum(k / 16 + i, -(dmin * csimd_byte_to_float(right(x, 4) & splat(0x0f), Int32(i % 4))))
     }
-    for n in 0..<2 {
+  }
+  @inline(__always) static func unpack(_ p: UnsafeRawPointer, _ stride: Int, _ tile: Tile, _ k: Int) {
+    unpackScales(p, stride, tile, k)
+    unrolled2 { n in
       let q = columns32(p + 16 + 32 * n, stride)
-      for j in 0..<4 {
-        for c in 0..<8 { tile.set(k + 128 * n + 32 * j + 4 * c, right(q[c], Int32(2 * j)) & splat(3)) }
+      unrolled4 { j in
+        unrolled8 { c in tile.set(k + 128 * n + 32 * j + 4 * c, right(q[c], Int32(2 * j)) & splat(3)) }
       }
     }
   }

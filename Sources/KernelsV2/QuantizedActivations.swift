@@ -65,11 +65,13 @@ func quantizeActivations(
 /// int8 multiplications and additions (two per product) done by `iterations` rounds of independent dot products with the
 /// instructions that the matrix kernels use; the time is the caller's to take.
 func int8Loop(_ iterations: Int) -> Double {
-  // 12 rows at v4 as in the kernels; 4 × two halves at v3.
+  // As in the kernels: 12 rows at v4, 4 rows × two halves at v3.
   var a = SIMD16<Int32>(repeating: 0x0102_0304)
   var w = Bytes64(repeating: 3)
-  return withUnsafePointer(to: &a) { a in
-    withUnsafePointer(to: &w) { w in
+  return withUnsafeMutablePointer(to: &a) { a in
+    withUnsafeMutablePointer(to: &w) { w in
+      csimd_touch(a)
+      csimd_touch(w)
       let dwords = UnsafeRawPointer(a)
       let bytes = UnsafeRawPointer(w)
       if compiledLevel == 3 {
@@ -82,8 +84,9 @@ func int8Loop(_ iterations: Int) -> Double {
           }
         }
         var total = SIMD16<Int16>.zero
-        for m in 0..<4 { total &+= low[m] &+ high[m] }
-        keep(Double(total[0]))
+        for m in 0..<4 { total = total &+ low[m] &+ high[m] }
+        a.pointee[0] = Int32(total[0])
+        csimd_touch(a)
         return Double(iterations) * 4 * 64 * 2
       }
       var acc = zeros(InlineArray<12, Ints>.self)
@@ -91,11 +94,9 @@ func int8Loop(_ iterations: Int) -> Double {
       for _ in 0..<iterations { for m in 0..<12 { acc[m] = csimd_dot4(acc[m], q, dwords + 4 * m) } }
       var total = Ints.zero
       for m in 0..<12 { total &+= acc[m] }
-      keep(Double(total[0]))
+      a.pointee = total
+      csimd_touch(a)
       return Double(iterations) * 12 * 64 * 2
     }
   }
 }
-
-/// Makes the compiler believe that `x` is used.
-@inline(never) private func keep(_ x: Double) { withExtendedLifetime(x) {} }

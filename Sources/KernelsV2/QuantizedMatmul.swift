@@ -118,36 +118,18 @@ struct PanelCursor {
   first: Bool
 ) {
   let rows = panel.rows
-  if compiledLevel == 4 {
-    switch rows {
-    case 12:
-      accumulate(
-        Kind.self, InlineArray<12, Void>.self, tile, panel, panelRows: 12, kc: kc, out, ldo, first: first)
-    case 8:
-      accumulate(Kind.self, InlineArray<8, Void>.self, tile, panel, panelRows: 8, kc: kc, out, ldo, first: first)
-    case 4:
-      accumulate(Kind.self, InlineArray<4, Void>.self, tile, panel, panelRows: 4, kc: kc, out, ldo, first: first)
-    case 2:
-      accumulate(Kind.self, InlineArray<2, Void>.self, tile, panel, panelRows: 2, kc: kc, out, ldo, first: first)
-    default:
-      accumulate(Kind.self, InlineArray<1, Void>.self, tile, panel, panelRows: 1, kc: kc, out, ldo, first: first)
-    }
+  if compiledLevel == 4 && rows == 12 {
+    accumulate(Kind.self, InlineArray<12, Void>.self, tile, panel, panelRows: 12, kc: kc, out, ldo, first: first)
     return
   }
-  // Fewer registers: parts of 4 rows at v3, single rows at v2.
+  // Parts of 4 rows where there are registers for them, and single rows.
   var row = 0
-  if compiledLevel == 3 {
+  if compiledLevel >= 3 {
     while row + 4 <= rows {
       accumulate(
         Kind.self, InlineArray<4, Void>.self, tile, panel.part(row), panelRows: rows, kc: kc, out + row * ldo, ldo,
         first: first)
       row += 4
-    }
-    if row + 2 <= rows {
-      accumulate(
-        Kind.self, InlineArray<2, Void>.self, tile, panel.part(row), panelRows: rows, kc: kc, out + row * ldo, ldo,
-        first: first)
-      row += 2
     }
   }
   while row < rows {
@@ -162,34 +144,35 @@ struct PanelCursor {
 func quantizedMatmul(_ arguments: borrowing QuantizedMatmulArguments) {
   let a = copy arguments
   switch a.kind {
-  case .q4_0: matmulQ4_0(a)
-  case .q4_1: matmulQ4_1(a)
-  case .q5_0: matmulQ5_0(a)
-  case .q5_1: matmulQ5_1(a)
-  case .q8_0: matmulQ8_0(a)
-  case .q2_K: matmulQ2_K(a)
-  case .q3_K: matmulQ3_K(a)
-  case .q4_K: matmulQ4_K(a)
-  case .q5_K: matmulQ5_K(a)
-  case .q6_K: matmulQ6_K(a)
+  case .q4_0: product(Q4_0.self, a)
+  case .q4_1: product(Q4_1.self, a)
+  case .q5_0: product(Q5_0.self, a)
+  case .q5_1: product(Q5_1.self, a)
+  case .q8_0: product(Q8_0.self, a)
+  case .q2_K: product(Q2_K.self, a)
+  case .q3_K: product(Q3_K.self, a)
+  case .q4_K: product(Q4_K.self, a)
+  case .q5_K: product(Q5_K.self, a)
+  case .q6_K: product(Q6_K.self, a)
   case .f32, .f16, .bf16, .i32: preconditionFailure("quantizedMatmul of the dense kind \(a.kind.name)")
   }
 }
 
-@inline(never) private func matmulQ4_0(_ a: QuantizedMatmulArguments) { matmul(Q4_0.self, a) }
-@inline(never) private func matmulQ4_1(_ a: QuantizedMatmulArguments) { matmul(Q4_1.self, a) }
-@inline(never) private func matmulQ5_0(_ a: QuantizedMatmulArguments) { matmul(Q5_0.self, a) }
-@inline(never) private func matmulQ5_1(_ a: QuantizedMatmulArguments) { matmul(Q5_1.self, a) }
-@inline(never) private func matmulQ8_0(_ a: QuantizedMatmulArguments) { matmul(Q8_0.self, a) }
-@inline(never) private func matmulQ2_K(_ a: QuantizedMatmulArguments) { matmul(Q2_K.self, a) }
-@inline(never) private func matmulQ3_K(_ a: QuantizedMatmulArguments) { matmul(Q3_K.self, a) }
-@inline(never) private func matmulQ4_K(_ a: QuantizedMatmulArguments) { matmul(Q4_K.self, a) }
-@inline(never) private func matmulQ5_K(_ a: QuantizedMatmulArguments) { matmul(Q5_K.self, a) }
-@inline(never) private func matmulQ6_K(_ a: QuantizedMatmulArguments) { matmul(Q6_K.self, a) }
+/// Never inlined, so that every kind is a function of its own.
+@inline(never) private func product<Kind: DirectKind>(_: Kind.Type, _ a: QuantizedMatmulArguments) {
+  let done = direct(Kind.self, a)
+  if done == a.rowRange.count { return }
+  var rest = a
+  rest.rowRange = (a.rowRange.lowerBound + done)..<a.rowRange.upperBound
+  matmul(Kind.self, rest)
+}
 
 /// Rows up to which a tile's chunks of k are worked off before the next tile, so that weights are read in order of
 /// their addresses; above, a chunk of the activations stays in L2 while all tiles pass by.
 private let fewRows = 24
+
+/// How far ahead weights are fetched at least, in bytes: the latency of memory (100 ns) at its full rate.
+private let prefetchBytes = 16 << 10
 
 /// The longest group of rows of one pass, for the auxiliary numbers and the sums of a short tile.
 private let maxRowsPerPass = 4096
@@ -220,7 +203,12 @@ private let maxRowsPerPass = 4096
   let rows = lastPanel.firstRow + lastPanel.rows - firstRow
   let sums = scratch.rest.assumingMemoryBound(to: Float.self)
   let aux = scratch.rest + rows * tileRows * 4
-  for i in panels { fillAux(Kind.self, a, a.layout.panel(i), aux, firstRow) }
+  for i in panels {
+    let panel = a.layout.panel(i)
+    fillAux(
+      a, panel, block: Kind.block, isAffine: Kind.isAffine, offset: Kind.offset,
+      aux + (panel.firstRow - firstRow) * blocks * 4, panelRows: panel.rows)
+  }
 
   // Equal chunks of k, each a multiple of the storage block and of 32.
   let unit = max(32, Kind.blockElements)
@@ -231,6 +219,8 @@ private let maxRowsPerPass = 4096
   let tiles = (a.rowRange.count + tileRows - 1) / tileRows
   let fullTiles = a.rowRange.count / tileRows
   let outer = rows > fewRows ? chunks : 1
+  let tileBytes = a.rowBytes * tileRows
+  let distance = (prefetchBytes + tileBytes - 1) / tileBytes * tileBytes
   for o in 0..<outer {
     for t in 0..<tiles {
       let n = a.rowRange.lowerBound + t * tileRows
@@ -247,7 +237,9 @@ private let maxRowsPerPass = 4096
         if kc <= 0 { break }
         unpackTile(
           Kind.self, a.w + n * a.rowBytes, rowBytes: a.rowBytes, rows: full ? tileRows : a.rowRange.upperBound - n,
-          k0: k0, kc: kc, scratch)
+          k0: k0, kc: kc, scratch,
+          ahead: outer > 1
+            ? nil : a.w + n * a.rowBytes + distance + k0 / Kind.blockElements * Kind.blockBytes * tileRows)
         for i in panels {
           let panel = a.layout.panel(i)
           let m = panel.rows
@@ -269,27 +261,96 @@ private let maxRowsPerPass = 4096
   }
 }
 
-/// The auxiliary numbers of a panel: `[k/block][rows]` from the panel's first row · (k/block) on.
-@inline(__always) private func fillAux<Kind: BlockKind>(
-  _: Kind.Type, _ a: QuantizedMatmulArguments, _ panel: ActivationLayout.Panel, _ aux: UnsafeMutableRawPointer,
-  _ firstRow: Int
+/// The auxiliary numbers of a panel: `[k/block][panelRows]`, of which the panel's rows are the first.
+@inline(never) private func fillAux(
+  _ a: QuantizedMatmulArguments, _ panel: ActivationLayout.Panel, block: Int, isAffine: Bool, offset: Int32,
+  _ aux: UnsafeMutableRawPointer, panelRows: Int
 ) {
-  if !Kind.isAffine && Kind.offset == 0 { return }
+  if !isAffine && offset == 0 { return }
   let m = panel.rows
-  let k = a.layout.k
   let base = a.activations + panel.offset
   let sums = (base + a.layout.sumsOffset(m)).assumingMemoryBound(to: Int32.self)
   let scales = (base + a.layout.scalesOffset(m)).assumingMemoryBound(to: Float.self)
-  let out = aux + (panel.firstRow - firstRow) * (k / Kind.block) * 4
-  let integers = out.assumingMemoryBound(to: Int32.self)
-  let floats = out.assumingMemoryBound(to: Float.self)
-  for block in 0..<(k / Kind.block) {
-    let scale = scales + block * Kind.block / 32 * m
+  let integers = aux.assumingMemoryBound(to: Int32.self)
+  let floats = aux.assumingMemoryBound(to: Float.self)
+  for i in 0..<(a.layout.k / block) {
+    let scale = scales + i * block / 32 * m
     for row in 0..<m {
-      let at = block * m + row
-      let sum =
-        Kind.block == 32 ? sums[2 * block * m + row] &+ sums[(2 * block + 1) * m + row] : sums[at]
-      if Kind.isAffine { floats[at] = scale[row] * Float(sum) } else { integers[at] = 0 &- Kind.offset &* sum }
+      let sum = block == 32 ? sums[2 * i * m + row] &+ sums[(2 * i + 1) * m + row] : sums[i * m + row]
+      if isAffine {
+        floats[i * panelRows + row] = scale[row] * Float(sum)
+      } else {
+        integers[i * panelRows + row] = 0 &- offset &* sum
+      }
     }
   }
+}
+
+/// Few rows, without a tile: as many of the weight rows as make whole tiles. Returns how many weight rows are done.
+@inline(__always) private func direct<Kind: DirectKind>(_: Kind.Type, _ a: QuantizedMatmulArguments) -> Int {
+  if compiledLevel != 4 || a.layout.rows > Kind.directRows { return 0 }
+  switch a.layout.rows {
+  case 1: return directRows(Kind.self, InlineArray<1, Void>.self, a)
+  case 2: return directRows(Kind.self, InlineArray<2, Void>.self, a)
+  case 3, 4: return directRows(Kind.self, InlineArray<4, Void>.self, a)
+  default: return directRows(Kind.self, InlineArray<8, Void>.self, a)
+  }
+}
+
+/// `R` rows or a few less, which are then padded with zeros.
+@inline(__always) private func directRows<Kind: DirectKind, let R: Int>(
+  _: Kind.Type, _: InlineArray<R, Void>.Type, _ a: QuantizedMatmulArguments
+) -> Int {
+  if R > Kind.directRows { return 0 }
+  let rows = a.layout.rows
+  let scratch = QuantizedScratch(a.scratch)
+  let panel = singlePanel(
+    a, rows: R, block: Kind.block, isAffine: Kind.isAffine, offset: Kind.offset, scratch.rest, scratch.restBytes)
+  guard let panel else { return 0 }
+  let cursor = DirectCursor<R>(panel)
+  let tileBytes = a.rowBytes * tileRows
+  let distance = (prefetchBytes + tileBytes - 1) / tileBytes * tileBytes
+  let fullTiles = a.rowRange.count / tileRows
+  for t in 0..<fullTiles {
+    let n = a.rowRange.lowerBound + t * tileRows
+    let w = a.w + n * a.rowBytes
+    var o = zeros(InlineArray<R, Floats>.self)
+    Kind.direct(w, a.rowBytes, blocks: a.layout.k / Kind.blockElements, cursor, w + distance, scratch.tile, &o)
+    for m in 0..<R where R <= 2 || m < rows { store(a.out + m * a.ldo + n, o[m]) }
+  }
+  return fullTiles * tileRows
+}
+
+/// The activations as one panel of `rows` ≥ the layout's rows, with its auxiliary numbers; nil when `memory` is too small.
+@inline(never) private func singlePanel(
+  _ a: QuantizedMatmulArguments, rows: Int, block: Int, isAffine: Bool, offset: Int32,
+  _ memory: UnsafeMutableRawPointer, _ bytes: Int
+) -> PanelCursor? {
+  let k = a.layout.k
+  let auxBytes = k / block * 4 * rows
+  let valuesBytes = (k * rows + k / 32 * 4 * rows + 63) / 64 * 64
+  if auxBytes + valuesBytes > bytes { return nil }
+  let aux = memory + valuesBytes
+  if a.layout.rows == rows {
+    fillAux(a, a.layout.panel(0), block: block, isAffine: isAffine, offset: offset, aux, panelRows: rows)
+    return PanelCursor(
+      rows: rows, values: a.activations,
+      scales: (a.activations + a.layout.scalesOffset(rows)).assumingMemoryBound(to: Float.self), aux: aux)
+  }
+  (memory).initializeMemory(as: UInt8.self, repeating: 0, count: valuesBytes + auxBytes)
+  let values = memory.assumingMemoryBound(to: UInt32.self)
+  let scales = (memory + k * rows).assumingMemoryBound(to: Float.self)
+  for i in 0..<a.layout.panelCount {
+    let panel = a.layout.panel(i)
+    let source = (a.activations + panel.offset).assumingMemoryBound(to: UInt32.self)
+    let sourceScales = (a.activations + panel.offset + a.layout.scalesOffset(panel.rows))
+      .assumingMemoryBound(to: Float.self)
+    for row in 0..<panel.rows {
+      for j in 0..<(k / 4) { values[j * rows + panel.firstRow + row] = source[j * panel.rows + row] }
+      for j in 0..<(k / 32) { scales[j * rows + panel.firstRow + row] = sourceScales[j * panel.rows + row] }
+    }
+    fillAux(
+      a, panel, block: block, isAffine: isAffine, offset: offset, aux + 4 * panel.firstRow, panelRows: rows)
+  }
+  return PanelCursor(rows: rows, values: UnsafeRawPointer(values), scales: scales, aux: aux)
 }

@@ -28,9 +28,12 @@ struct QuantizedScratch {
 
 /// Unpacks `kc` (a multiple of the kind's storage block, at most `maxTileK`) weights from `k0` of up to 16 rows.
 ///
-/// A short tile's rows are copied first, padded with zeros, so that no byte after the matrix is read.
+/// A short tile's rows are copied first, padded with zeros, so that no byte after the matrix is read. As many bytes as are
+/// unpacked are fetched into L2 from `ahead` on, in order of addresses: sixteen rows far apart are too many streams for
+/// the processor to follow by itself.
 @inline(__always) func unpackTile<Kind: BlockKind>(
-  _: Kind.Type, _ w: UnsafeRawPointer, rowBytes: Int, rows: Int, k0: Int, kc: Int, _ scratch: QuantizedScratch
+  _: Kind.Type, _ w: UnsafeRawPointer, rowBytes: Int, rows: Int, k0: Int, kc: Int, _ scratch: QuantizedScratch,
+  ahead: UnsafeRawPointer? = nil
 ) {
   var p = w + k0 / Kind.blockElements * Kind.blockBytes
   var stride = rowBytes
@@ -41,8 +44,14 @@ struct QuantizedScratch {
     p = UnsafeRawPointer(scratch.rows)
     stride = bytes
   }
+  let lines = (tileRows * Kind.blockBytes + 63) / 64
+  var next = ahead
   var k = 0
   while k < kc {
+    if let line = next {
+      for i in 0..<lines { csimd_prefetch(line + 64 * i) }
+      next = line + tileRows * Kind.blockBytes
+    }
     Kind.unpack(p, stride, scratch.tile, k)
     p += Kind.blockBytes
     k += Kind.blockElements

@@ -71,6 +71,24 @@ private func activation(_ bytes: [UInt8], _ layout: ActivationLayout, _ m: Int, 
   return (a, bytes.withUnsafeBytes { $0.loadUnaligned(fromByteOffset: at, as: Float.self) })
 }
 
+/// Σ over k of weights `[n, k]` and activations `[rows, k]`: `[rows, n]`.
+private func products<T: Numeric>(_ w: [T], _ x: [T], k: Int) -> [T] {
+  let n = w.count / k
+  var out: [T] = []
+  w.withUnsafeBufferPointer { w in
+    x.withUnsafeBufferPointer { x in
+      for m in 0..<(x.count / k) {
+        for j in 0..<n {
+          var sum: T = 0
+          for i in 0..<k { sum += w[j * k + i] * x[m * k + i] }
+          out.append(sum)
+        }
+      }
+    }
+  }
+  return out
+}
+
 private let tables = Kernels.available.map { Kernels.table($0)! }
 
 @Suite struct QuantizedTests {
@@ -81,20 +99,16 @@ private let tables = Kernels.available.map { Kernels.table($0)! }
     let k = kind.blockElements == 256 ? 256 : 96
     let n = 19
     let w = Reference.randomRows(kind, rows: n, k: k, using: &random) { _ in 1 }
-    let weights = (0..<n).map { Reference.row(kind, w[($0 * kind.rowBytes(k))..<(($0 + 1) * kind.rowBytes(k))]) }
+    let values = Reference.row(kind, w[...]).map { Int($0.value) }
     let guarded = GuardedBytes(w)
+    var x = (0..<(30 * k)).map { _ in Int.random(in: -127...127, using: &random) }
+    for group in stride(from: 0, to: x.count, by: 32) { x[group] = 127 }
+    let expected = products(values, x, k: k)
     for rows in 1...30 {
-      var x = (0..<(rows * k)).map { _ in Float(Int.random(in: -127...127, using: &random)) }
-      for group in stride(from: 0, to: x.count, by: 32) { x[group] = 127 }
       for table in tables {
-        let out = product(table, kind, guarded, n: n, k: k, x: x, rows: rows).out
-        for m in 0..<rows {
-          for j in 0..<n {
-            let expected = (0..<k).reduce(0.0) { $0 + weights[j][$1].value * Double(x[m * k + $1]) }
-            #expect(
-              Double(out[m * n + j]) == expected, "\(kind) \(table.level) rows \(rows) m \(m) n \(j) seed \(seed)")
-          }
-        }
+        let out = product(table, kind, guarded, n: n, k: k, x: x.prefix(rows * k).map { Float($0) }, rows: rows).out
+        let exact = out.indices.allSatisfy { Int(exactly: out[$0]) == expected[$0] }
+        #expect(exact, "\(kind) \(table.level) rows \(rows) seed \(seed)")
       }
     }
   }
@@ -110,24 +124,19 @@ private let tables = Kernels.available.map { Kernels.table($0)! }
         let x = (0..<(rows * k)).map { _ in Float.random(in: -3...3, using: &random) }
         let guarded = GuardedBytes(w)
         let results = tables.map { product($0, kind, guarded, n: n, k: k, x: x, rows: rows, split: n > 16 ? 16 : nil) }
-        let weights = (0..<n).map { Reference.row(kind, w[($0 * kind.rowBytes(k))..<(($0 + 1) * kind.rowBytes(k))]) }
-        for m in 0..<rows {
-          let a = (0..<k).map { activation(results[0].activations, results[0].layout, m, $0) }
-          for j in 0..<n {
-            var sum = 0.0
-            var size = 0.0
-            for i in 0..<k {
-              let value = Double(a[i].a) * Double(a[i].s)
-              sum += weights[j][i].value * value
-              // What the f32 sums work on: the two parts of an affine weight apart.
-              size += (abs(Double(weights[j][i].u) * weights[j][i].scale) + abs(weights[j][i].minimum)) * abs(value)
-            }
-            for (table, result) in zip(tables, results) {
-              #expect(
-                abs(Double(result.out[m * n + j]) - sum) <= 1e-6 * size,
-                "\(kind) \(table.level) k \(k) n \(n) rows \(rows) at \(m), \(j) seed \(seed)")
-            }
-          }
+        let weights = Reference.row(kind, w[...])
+        let values = weights.map(\.value)
+        // What the f32 sums work on: the two parts of an affine weight apart.
+        let sizes = weights.map { abs(Double($0.u) * $0.scale) + abs($0.minimum) }
+        let a = (0..<(rows * k)).map { i in
+          let (a, s) = activation(results[0].activations, results[0].layout, i / k, i % k)
+          return Double(a) * Double(s)
+        }
+        let sums = products(values, a, k: k)
+        let bounds = products(sizes, a.map { abs($0) }, k: k)
+        for (table, result) in zip(tables, results) {
+          let close = sums.indices.allSatisfy { abs(Double(result.out[$0]) - sums[$0]) <= 1e-6 * bounds[$0] }
+          #expect(close, "\(kind) \(table.level) k \(k) n \(n) rows \(rows) seed \(seed)")
         }
         // Both have fused multiply-add, so they round alike.
         if let v3 = tables.firstIndex(where: { $0.level == .v3 }),

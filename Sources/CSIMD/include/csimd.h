@@ -45,21 +45,44 @@ CSIMD_INLINE csimd_u32x4 csimd_load_u32x4(const void *p) {
   return v;
 }
 
+// Makes the compiler believe that the memory at `p` is read and written.
+CSIMD_INLINE void csimd_touch(void *p) { __asm__ volatile("" : : "r"(p) : "memory"); }
+
+// Fetches the cache line at `p` into L2.
+CSIMD_INLINE void csimd_prefetch(const void *p) { __builtin_prefetch(p, 0, 2); }
+
 // 1024 zero bytes.
 CSIMD_INLINE const void *csimd_zeros(void) {
   static const uint8_t zeros[1024] __attribute__((aligned(64)));
   return zeros;
 }
 
-// 16 bytes of each of the rows i, i + 4, i + 8, i + 12, one row a 128-bit lane.
-CSIMD_INLINE csimd_u32x16 csimd_load_lanes(const void *base, long stride) {
-  const uint8_t *p = (const uint8_t *)base;
-  csimd_u32x4 a = csimd_load_u32x4(p), b = csimd_load_u32x4(p + 4 * stride);
-  csimd_u32x4 c = csimd_load_u32x4(p + 8 * stride), d = csimd_load_u32x4(p + 12 * stride);
+// Four 128-bit lanes as one vector. Opaque to the optimiser, which else merges these insertions with the shuffles that
+// follow into several times as many instructions.
+CSIMD_INLINE csimd_u32x16 csimd_join_lanes(csimd_u32x4 a, csimd_u32x4 b, csimd_u32x4 c, csimd_u32x4 d) {
+#if CSIMD_LEVEL == 4
+  __m256i ab = _mm256_inserti128_si256(_mm256_castsi128_si256((__m128i)a), (__m128i)b, 1);
+  __m256i cd = _mm256_inserti128_si256(_mm256_castsi128_si256((__m128i)c), (__m128i)d, 1);
+  __m512i abcd = _mm512_inserti64x4(_mm512_castsi256_si512(ab), cd, 1);
+  __asm__("" : "+v"(abcd));
+  return (csimd_u32x16)abcd;
+#else
   typedef uint32_t u32x8 __attribute__((ext_vector_type(8)));
   u32x8 ab = __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7);
   u32x8 cd = __builtin_shufflevector(c, d, 0, 1, 2, 3, 4, 5, 6, 7);
+#if CSIMD_LEVEL == 3
+  __asm__("" : "+x"(ab));
+  __asm__("" : "+x"(cd));
+#endif
   return __builtin_shufflevector(ab, cd, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+#endif
+}
+
+// 16 bytes of each of the rows i, i + 4, i + 8, i + 12, one row a 128-bit lane.
+CSIMD_INLINE csimd_u32x16 csimd_load_lanes(const void *base, long stride) {
+  const uint8_t *p = (const uint8_t *)base;
+  return csimd_join_lanes(csimd_load_u32x4(p), csimd_load_u32x4(p + 4 * stride), csimd_load_u32x4(p + 8 * stride),
+                          csimd_load_u32x4(p + 12 * stride));
 }
 
 // Interleave the lower or upper two dwords of each 128-bit lane, or take the lower or upper qwords.
@@ -88,16 +111,50 @@ CSIMD_INLINE void csimd_store_lanes(void *p, long stride, csimd_u32x16 v) {
 }
 
 // One dword of each of 16 rows.
-CSIMD_INLINE csimd_u32x16 csimd_load_dwords(const void *p, long stride) {
-  const uint8_t *q = (const uint8_t *)p;
-  csimd_u32x16 v = 0;
-#pragma unroll
-  for (int i = 0; i < 16; i++) {
-    uint32_t x;
-    __builtin_memcpy(&x, q + i * stride, 4);
-    v[i] = x;
-  }
-  return v;
+CSIMD_INLINE csimd_u32x4 csimd_load_4_dwords(const uint8_t *p, long stride) {
+  uint32_t x[4];
+  for (int i = 0; i < 4; i++) __builtin_memcpy(&x[i], p + i * stride, 4);
+  return (csimd_u32x4){x[0], x[1], x[2], x[3]};
+}
+CSIMD_INLINE csimd_u32x16 csimd_load_dwords(const void *base, long stride) {
+  const uint8_t *p = (const uint8_t *)base;
+  return csimd_join_lanes(csimd_load_4_dwords(p, stride), csimd_load_4_dwords(p + 4 * stride, stride),
+                          csimd_load_4_dwords(p + 8 * stride, stride), csimd_load_4_dwords(p + 12 * stride, stride));
+}
+
+// Dwords 0 and 2, or 1 and 3, of each 128-bit lane of two vectors.
+CSIMD_INLINE csimd_u32x16 csimd_even_dwords(csimd_u32x16 a, csimd_u32x16 b) {
+  return __builtin_shufflevector(a, b, 0, 2, 16, 18, 4, 6, 20, 22, 8, 10, 24, 26, 12, 14, 28, 30);
+}
+CSIMD_INLINE csimd_u32x16 csimd_odd_dwords(csimd_u32x16 a, csimd_u32x16 b) {
+  return __builtin_shufflevector(a, b, 1, 3, 17, 19, 5, 7, 21, 23, 9, 11, 25, 27, 13, 15, 29, 31);
+}
+// 8 bytes of each of the rows 0, 1; 4, 5; 8, 9; 12, 13, two rows a 128-bit lane.
+CSIMD_INLINE csimd_u32x4 csimd_load_2_qwords(const uint8_t *p, long stride) {
+  uint64_t a, b;
+  __builtin_memcpy(&a, p, 8);
+  __builtin_memcpy(&b, p + stride, 8);
+  typedef uint64_t u64x2 __attribute__((ext_vector_type(2)));
+  return (csimd_u32x4)(u64x2){a, b};
+}
+CSIMD_INLINE csimd_u32x16 csimd_load_qword_lanes(const void *base, long stride) {
+  const uint8_t *p = (const uint8_t *)base;
+  return csimd_join_lanes(csimd_load_2_qwords(p, stride), csimd_load_2_qwords(p + 4 * stride, stride),
+                          csimd_load_2_qwords(p + 8 * stride, stride), csimd_load_2_qwords(p + 12 * stride, stride));
+}
+
+// w with 16 added to byte i of every dword where bit 4 * column + i of the dword of `bits` is set; `column` is a constant.
+CSIMD_INLINE csimd_u32x16 csimd_add_fifth_bits(csimd_u32x16 w, csimd_u32x16 bits, int column) {
+#if CSIMD_LEVEL == 4
+  // A table of the 16 cases; the permutation looks at the lowest four bits of each dword.
+  const __m512i spread = _mm512_setr_epi32(0, 0x10, 0x1000, 0x1010, 0x100000, 0x100010, 0x101000, 0x101010, 0x10000000,
+                                           0x10000010, 0x10001000, 0x10001010, 0x10100000, 0x10100010, 0x10101000,
+                                           0x10101010);
+  return w | (csimd_u32x16)_mm512_permutexvar_epi32((__m512i)(bits >> (4 * column)), spread);
+#else
+  // The multiplication sends bit i (of 4) to bit 8 * i + 4.
+  return w | ((((bits >> (4 * column)) & 15) * 0x02040810u) & 0x10101010u);
+#endif
 }
 
 // 16 half-precision numbers to f32.
@@ -137,6 +194,20 @@ CSIMD_INLINE csimd_f32x16 csimd_low_half(csimd_u32x16 x) {
 CSIMD_INLINE csimd_f32x16 csimd_high_half(csimd_u32x16 x) {
   return csimd_half_to_float(__builtin_convertvector(x >> 16, csimd_u16x16));
 }
+
+// Whole-vector arithmetic: Swift's operators on SIMD types are loops over lanes, which the optimiser does not always put
+// together again.
+CSIMD_INLINE csimd_u32x16 csimd_and(csimd_u32x16 a, csimd_u32x16 b) { return a & b; }
+CSIMD_INLINE csimd_u32x16 csimd_or(csimd_u32x16 a, csimd_u32x16 b) { return a | b; }
+CSIMD_INLINE csimd_u32x16 csimd_xor(csimd_u32x16 a, csimd_u32x16 b) { return a ^ b; }
+CSIMD_INLINE csimd_u32x16 csimd_multiply_dwords(csimd_u32x16 a, csimd_u32x16 b) { return a * b; }
+CSIMD_INLINE csimd_i32x16 csimd_add_ints(csimd_i32x16 a, csimd_i32x16 b) { return a + b; }
+CSIMD_INLINE csimd_i32x16 csimd_subtract_ints(csimd_i32x16 a, csimd_i32x16 b) { return a - b; }
+CSIMD_INLINE csimd_i16x16 csimd_add_shorts(csimd_i16x16 a, csimd_i16x16 b) { return a + b; }
+CSIMD_INLINE csimd_f32x16 csimd_add(csimd_f32x16 a, csimd_f32x16 b) { return a + b; }
+CSIMD_INLINE csimd_f32x16 csimd_subtract(csimd_f32x16 a, csimd_f32x16 b) { return a - b; }
+CSIMD_INLINE csimd_f32x16 csimd_multiply(csimd_f32x16 a, csimd_f32x16 b) { return a * b; }
+CSIMD_INLINE csimd_f32x16 csimd_negate(csimd_f32x16 a) { return -a; }
 
 CSIMD_INLINE csimd_u32x16 csimd_shift_right(csimd_u32x16 x, int n) { return x >> n; }
 CSIMD_INLINE csimd_u32x16 csimd_shift_left(csimd_u32x16 x, int n) { return x << n; }
