@@ -1,12 +1,20 @@
 import AsyncHTTPClient
 import NIOCore
 import NIOHTTP1
+import NIOPosix
 import NIOSSL
 
 #if canImport(FoundationEssentials)
   import FoundationEssentials
 #else
   import Foundation
+#endif
+#if canImport(Glibc)
+  import Glibc
+#elseif canImport(Musl)
+  import Musl
+#else
+  import Darwin
 #endif
 
 /// How often and how patiently a transfer is tried again.
@@ -328,7 +336,7 @@ final class Downloader: Sendable {
         guard attempt < options.retry.attempts, !Self.isPermanent(error) else {
           throw ModelStoreError(
             kind: .network, subject: Self.withoutSecrets(url), seen: reason,
-            expected: "an answer after \(attempt) tries",
+            expected: attempt == 1 ? "an answer" : "an answer to one of \(attempt) tries",
             advice: "Check the network (and HTTPS_PROXY, if you are behind one); run the same command again to go on "
               + "where it stopped.")
         }
@@ -348,6 +356,16 @@ final class Downloader: Sendable {
 
   private static func describe(_ error: any Error) -> String {
     if let error = error as? HTTPClientError { return error.shortDescription }
+    if let error = error as? NIOConnectionError {
+      if let failure = error.connectionErrors.last {
+        let reason = (failure.error as? IOError).map { String(cString: strerror($0.errnoCode)) }
+        return "no connection to \(error.host):\(error.port) (\(reason ?? "\(failure.error)"))"
+      }
+      return "no address for the host '\(error.host)' (DNS)"
+    }
+    if let error = error as? IOError {
+      return "the network's error '\(String(cString: strerror(error.errnoCode)))'"
+    }
     return String(describing: error)
   }
 

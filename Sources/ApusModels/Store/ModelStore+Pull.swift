@@ -416,7 +416,9 @@ extension ModelStore {
   ) async throws -> ModelManifest {
     progress(PullProgress(model: name, phase: .lookingUp, file: reference))
     let url = hub.listing(repository)
-    let answer = try await downloader.fetch(url, accept: "application/json", headers: hub.headers)
+    let answer = try await downloader.fetch(url, accept: "application/json", headers: hub.headers) {
+      progress(PullProgress(model: name, phase: .retrying, file: reference, note: $0))
+    }
     let entries = try HuggingFaceHub.parseListing(answer.body, url: url)
     let chosen: (files: [HuggingFaceHub.Entry], isFolder: Bool)
     if let file {
