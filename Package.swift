@@ -58,7 +58,7 @@ let package = Package(
       ]),
     // Optimised in debug too: unspecialised SIMD code makes the sampler's tests thirty times slower.
     .target(
-      name: "ApusEngine", dependencies: ["ApusModels"],
+      name: "ApusEngine", dependencies: ["ApusKernels", "ApusModels", "ApusText", "KernelInterface"],
       swiftSettings: [.unsafeFlags(["-O"], .when(configuration: .debug))]),
     .target(
       name: "ApusServer",
@@ -79,8 +79,8 @@ let package = Package(
     .testTarget(name: "ApusKernelsTests", dependencies: ["ApusKernels"], exclude: ["Fixtures"]),
     .testTarget(name: "ApusComputeTests", dependencies: ["ApusCompute"]),
     .testTarget(name: "ApusTextTests", dependencies: ["ApusText"]),
-    .testTarget(name: "ApusModelsTests", dependencies: ["ApusModels"], exclude: ["Golden"]),
-    .testTarget(name: "ApusEngineTests", dependencies: ["ApusEngine"]),
+.testTarget(name: "ApusModelsTests", dependencies: ["ApusModels"], exclude: ["Golden"]),
+    .testTarget(name: "ApusEngineTests", dependencies: ["ApusCompute", "ApusEngine", "ApusModels", "ApusText"]),
     .testTarget(
       name: "ApusServerTests",
       dependencies: ["ApusServer", .product(name: "HummingbirdTesting", package: "hummingbird")]),

@@ -1,0 +1,183 @@
+import ApusEngine
+import ApusText
+
+/// The body of `POST /v1/chat/completions`, checked.
+///
+/// Source: OpenAI API reference, "Create chat completion". `top_k`, `min_p`, `typical_p`, `repetition_penalty` and
+/// `ignore_eos` are understood as other servers of open models do. Fields that change nothing here (`user`, `store`,
+/// `metadata`, …) are ignored.
+struct ChatCompletionRequest: Sendable {
+  var model: String
+  /// As the template sees them: role, content, and what else the client sent.
+  var messages: [JinjaValue]
+  /// As the template sees them.
+  var tools: JinjaValue?
+  var options: GenerationOptions
+  var stream: Bool
+  var includeUsage: Bool
+
+  /// Throws ``OpenAIError`` that names the field. `randomSeed` is used when the request has none.
+  init(body: [UInt8], randomSeed: @autoclosure () -> UInt64) throws {
+    let body = try RequestReader(body: body)
+    guard let model = try body.string("model") else {
+      throw OpenAIError.missing("model", expected: "the name of a loaded model")
+    }
+    self.model = model
+    messages = try Self.messages(body)
+    tools = try body.list("tools").flatMap { $0.isEmpty ? nil : .list($0) }
+    if let choice = body.value("tool_choice") {
+      switch choice {
+      case .string("none"): tools = nil
+      case .string("auto"): break
+      default: throw body.invalid("tool_choice", choice, expected: "'none' or 'auto'")
+      }
+    }
+    stream = try body.bool("stream") ?? false
+    includeUsage =
+      try body.value("stream_options").flatMap {
+        try RequestReader($0, path: "stream_options").bool("include_usage")
+      } ?? false
+    if let n = body.value("n") {
+      guard case .integer(1) = n else { throw body.invalid("n", n, expected: "1: one answer a request") }
+    }
+    if let format = body.value("response_format") {
+      let type = try RequestReader(format, path: "response_format").string("type")
+      if type != "text" {
+        throw OpenAIError.invalid("response_format.type", seen: "'\(type ?? "nothing")'", expected: "'text'")
+      }
+    }
+    options = try Self.options(body, randomSeed: randomSeed())
+  }
+
+  private static func options(_ body: RequestReader, randomSeed: UInt64) throws -> GenerationOptions {
+    var sampling = SamplingOptions()
+    sampling.temperature = try body.number("temperature", 0...2) ?? 1
+    sampling.topP = try body.number("top_p", 0...1) ?? 1
+    // OpenAI allows 0, which leaves the most probable token.
+    if sampling.topP == 0 { sampling.topP = .leastNonzeroMagnitude }
+    sampling.topK = try body.integer("top_k", 1...Int.max)
+    sampling.minP = try body.number("min_p", 0...1) ?? 0
+    sampling.typicalP = try body.number("typical_p", 1e-6...1) ?? 1
+    sampling.presencePenalty = try body.number("presence_penalty", -2...2) ?? 0
+    sampling.frequencyPenalty = try body.number("frequency_penalty", -2...2) ?? 0
+    sampling.repetitionPenalty = try body.number("repetition_penalty", 0.01...100) ?? 1
+    sampling.logitBias = try logitBias(body)
+    sampling.seed = try body.integer("seed", Int.min...Int.max).map { UInt64(bitPattern: Int64($0)) } ?? randomSeed
+
+    var options = GenerationOptions(sampling: sampling)
+    options.maxTokens = try body.integer("max_completion_tokens", 0...Int.max) ?? body.integer("max_tokens", 0...Int.max)
+    options.stop = try stops(body)
+    options.ignoreEOS = try body.bool("ignore_eos") ?? false
+    let top = try body.integer("top_logprobs", 0...20)
+    if try body.bool("logprobs") ?? false {
+      options.logProbabilities = top ?? 0
+    } else if let top, top > 0 {
+      throw OpenAIError.invalid("top_logprobs", seen: "\(top)", expected: "logprobs to be true beside it")
+    }
+    return options
+  }
+
+  private static func logitBias(_ body: RequestReader) throws -> [Int32: Float] {
+    guard let value = body.value("logit_bias") else { return [:] }
+    let map = try RequestReader(value, path: "logit_bias")
+    var biases: [Int32: Float] = [:]
+    for (key, value) in zip(map.fields.keys, map.fields.values) {
+      guard case .string(let name) = key, let token = Int32(name), token >= 0 else {
+        throw OpenAIError.invalid("logit_bias", seen: "the key \(key.brief)", expected: "token ids as keys")
+      }
+      guard let bias = value.number, (-100...100).contains(bias) else {
+        throw map.invalid(name, value, expected: "a number from -100 to 100")
+      }
+      biases[token] = Float(bias)
+    }
+    return biases
+  }
+
+  private static func stops(_ body: RequestReader) throws -> [String] {
+    guard let value = body.value("stop") else { return [] }
+    let expected = "a string, or an array of at most \(maximumStops) strings"
+    switch value {
+    case .string(let text): return [text]
+    case .list(let items) where items.count <= maximumStops:
+      return try items.enumerated().map { index, item in
+        guard case .string(let text) = item else {
+          throw OpenAIError.invalid("stop.\(index)", seen: item.brief, expected: "a string")
+        }
+        return text
+      }
+    default: throw body.invalid("stop", value, expected: expected)
+    }
+  }
+
+  /// Four at OpenAI; clients of open models send more.
+  private static let maximumStops = 64
+
+  // MARK: messages
+
+  private static let roles = ["system", "developer", "user", "assistant", "tool", "function"]
+
+  private static func messages(_ body: RequestReader) throws -> [JinjaValue] {
+    guard let list = try body.list("messages") else {
+      throw OpenAIError.missing("messages", expected: "an array of messages")
+    }
+    if list.isEmpty {
+      throw OpenAIError.invalid("messages", seen: "an empty array", expected: "at least one message")
+    }
+    return try list.enumerated().map { index, value in
+      let message = try RequestReader(value, path: "messages.\(index)")
+      guard let role = try message.string("role") else {
+        throw OpenAIError.missing(message.path("role"), expected: "one of " + roles.joined(separator: ", "))
+      }
+      guard roles.contains(role) else {
+        throw OpenAIError.invalid(
+          message.path("role"), seen: "'\(role)'", expected: "one of " + roles.joined(separator: ", "))
+      }
+      var fields = message.fields
+      // Templates know `system` only.
+      if role == "developer" { fields["role"] = "system" }
+      fields["content"] = .string(try content(message, role: role))
+      if let calls = try message.list("tool_calls") {
+        fields["tool_calls"] = .list(try calls.enumerated().map { try toolCall($1, message.path("tool_calls.\($0)")) })
+      }
+      return .mapping(fields)
+    }
+  }
+
+  /// The text of a message: a string, or text parts joined. Assistants that call tools may have none.
+  private static func content(_ message: RequestReader, role: String) throws -> String {
+    guard let value = message.value("content") else {
+      if role == "assistant" { return "" }
+      throw OpenAIError.missing(message.path("content"), expected: "a string or an array of text parts")
+    }
+    switch value {
+    case .string(let text): return text
+    case .list(let parts):
+      return try parts.enumerated().map { index, part in
+        let part = try RequestReader(part, path: message.path("content.\(index)"))
+        guard let type = try part.string("type"), type == "text" || type == "refusal" else {
+          throw OpenAIError.invalid(
+            part.path("type"), seen: part.value("type")?.brief ?? "missing", expected: "'text': this model reads text only")
+        }
+        guard let text = try part.string(type) else { throw OpenAIError.missing(part.path(type), expected: "a string") }
+        return text
+      }.joined()
+    default: throw message.invalid("content", value, expected: "a string or an array of text parts")
+    }
+  }
+
+  /// A call with its arguments as an object: clients send them as JSON in a string, templates write them out.
+  private static func toolCall(_ value: JinjaValue, _ path: String) throws -> JinjaValue {
+    let call = try RequestReader(value, path: path)
+    guard let functionValue = call.value("function") else {
+      throw OpenAIError.missing(call.path("function"), expected: "an object with name and arguments")
+    }
+    let function = try RequestReader(functionValue, path: call.path("function"))
+    var functionFields = function.fields
+    if case .string(let text)? = function.value("arguments"), let arguments = try? JinjaValue(json: text) {
+      functionFields["arguments"] = arguments
+    }
+    var fields = call.fields
+    fields["function"] = .mapping(functionFields)
+    return .mapping(fields)
+  }
+}

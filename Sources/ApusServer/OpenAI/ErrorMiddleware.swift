@@ -1,0 +1,52 @@
+import ApusEngine
+import ApusModels
+import ApusText
+import HTTPTypes
+import Hummingbird
+
+/// Turns every error, also Hummingbird's own, into the shape that clients read.
+struct ErrorMiddleware<Context: RequestContext>: RouterMiddleware {
+  let bodyLimit: Int
+
+  func handle(_ request: Request, context: Context, next: (Request, Context) async throws -> Response) async throws
+    -> Response
+  {
+    do {
+      return try await next(request, context)
+    } catch is CancellationError {
+      throw CancellationError()
+    } catch {
+      let known = OpenAIError(error, path: request.uri.path, bodyLimit: bodyLimit)
+      if known.status == .internalServerError { context.logger.error("\(request.uri.path): \(error)") }
+      return try known.response(from: request, context: context)
+    }
+  }
+}
+
+extension OpenAIError {
+  /// What an error means to the client that caused it.
+  init(_ error: any Error, path: String = "", bodyLimit: Int = 0) {
+    switch error {
+    case let error as OpenAIError: self = error
+    case RunnerError.contextOverflow(let tokens, let contextLength):
+      self = .contextLengthExceeded(tokens: tokens, contextLength: contextLength)
+    case SamplingError.invalidOption(let name, let value, let expected),
+      GenerationError.invalidOption(let name, let value, let expected):
+      self = .invalid(name, seen: value, expected: expected)
+    case GenerationError.stopped: self = .stopping
+    case let error as GenerationError:
+      self = OpenAIError(status: .badRequest, message: error.description, param: "messages", code: "invalid_value")
+    case let error as TemplateError:
+      self = OpenAIError(
+        status: .badRequest, message: "the model's chat template refuses the messages: \(error)", param: "messages",
+        code: "invalid_value")
+    case let error as any HTTPResponseError where error.status == .notFound:
+      self = OpenAIError(status: .notFound, message: "there is no route \(path)", code: "unknown_url")
+    case let error as any HTTPResponseError where error.status == .contentTooLarge:
+      self = .tooLarge(limit: bodyLimit)
+    case let error as any HTTPResponseError where error.status.code < 500:
+      self = OpenAIError(status: error.status, message: "\(error.status.reasonPhrase): \(path)", code: nil)
+    default: self = .internalError(error)
+    }
+  }
+}

@@ -1,0 +1,81 @@
+import ApusEngine
+import ApusText
+import Synchronization
+
+/// Bytes as tokens.
+struct ByteTokenizer: Tokenizer {
+  var vocabularySize: Int { 257 }
+  var specialTokens: SpecialTokens {
+    var tokens = SpecialTokens()
+    tokens.eos = 256
+    tokens.endOfGeneration = [256]
+    return tokens
+  }
+  func encode(_ text: String, options: EncodingOptions) -> [Int32] { text.utf8.map { Int32($0) } }
+  func bytes(of id: Int32) -> [UInt8] { id < 256 ? [UInt8(id)] : [] }
+  func kind(of id: Int32) -> TokenKind { id < 256 ? .normal : .control }
+  var decodingStyle: DecodingStyle { .plain }
+}
+
+/// Writes a fixed answer through the engine's own state machine, and remembers what it was asked.
+final class FakeEngine: TextEngine {
+  let name = "fake"
+  let contextLength = 1000
+  let tokenizer: any Tokenizer = ByteTokenizer()
+  let reply: String
+  /// Thrown instead of an answer.
+  let failure: (any Error)?
+  /// Thrown after this many tokens.
+  let breakAfter: Int?
+  let asked = Mutex<[(Prompt, GenerationOptions)]>([])
+  let cancelled = Mutex(0)
+  /// Never ends the answer, and waits between tokens.
+  let isEndless: Bool
+
+  init(reply: String = "Hé!", failure: (any Error)? = nil, breakAfter: Int? = nil, isEndless: Bool = false) {
+    self.reply = reply
+    self.failure = failure
+    self.breakAfter = breakAfter
+    self.isEndless = isEndless
+  }
+
+  struct Broken: Error {}
+
+  func stop() {}
+
+  func answer(_ prompt: Prompt, _ options: GenerationOptions) async throws -> AnswerStream {
+    asked.withLock { $0.append((prompt, options)) }
+    if let failure { throw failure }
+    let (events, sink) = AsyncThrowingStream<GenerationEvent, any Error>.makeStream()
+    sink.onTermination = { [self] reason in
+      if case .cancelled = reason { cancelled.withLock { $0 += 1 } }
+    }
+    let task = Task { [self] in
+      sink.yield(.started(promptTokens: 7, cached: 0))
+      var answer = AnswerBuilder(tokenizer: tokenizer, options: options)
+      for (index, byte) in (isEndless ? String(repeating: "x", count: 100_000) : reply).utf8.enumerated() {
+        if answer.finishReason != nil || Task.isCancelled { break }
+        if index == breakAfter {
+          sink.finish(throwing: Broken())
+          return
+        }
+        let report = options.logProbabilities.map { count in
+          TokenLogProbabilities(
+            chosen: -0.5, top: (0..<count).map { .init(token: Int32($0 + 65), logProbability: -Float($0) - 0.5) })
+        }
+        if let token = answer.accept(Int32(byte), logProbabilities: report) { sink.yield(.token(token)) }
+        if isEndless { try? await Task.sleep(for: .milliseconds(2)) }
+      }
+      answer.end(.stop)
+      let tail = answer.flush()
+      sink.yield(
+        .finished(
+          Generation(
+            promptTokens: 7, tokens: answer.tokens, text: answer.text, tail: tail, finishReason: answer.finishReason!,
+            timings: .init(prefill: 0.1, decode: 0.1, prefillTokens: 7, decodeTokens: answer.tokens.count))))
+      sink.finish()
+    }
+    _ = task
+    return AnswerStream(promptTokens: 7, events: events)
+  }
+}
