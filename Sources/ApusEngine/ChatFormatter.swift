@@ -73,7 +73,8 @@ public struct ChatFormatter: Sendable {
     var changed = false
     while index < bytes.count {
       let rest = bytes[index...]
-      if starts.contains(bytes[index]), let name = names.filter({ rest.starts(with: $0) }).max(by: { $0.count < $1.count })
+      if starts.contains(bytes[index]),
+        let name = names.filter({ rest.starts(with: $0) }).max(by: { $0.count < $1.count })
       {
         result += Array(Self.open.utf8)
         result += name

@@ -23,7 +23,8 @@ public final class Embedder {
     }
     if let maximumTokens, maximumTokens < 2 {
       throw GenerationError.invalidOption(
-        name: "max_tokens", value: "\(maximumTokens)", expected: "2 or more: every text has a beginning and an end token")
+        name: "max_tokens", value: "\(maximumTokens)",
+        expected: "2 or more: every text has a beginning and an end token")
     }
     runner = try ModelRunner(model, options)
     tokenizer = model.tokenizer

@@ -121,13 +121,18 @@ public struct Parameters: Sendable {
   }
 
   /// Bytes of all parameters as they are stored.
-  public var byteCount: Int {
-    values.reduce(0) { sum, value in
-      switch value {
-      case .matrix(let w): sum + w.byteCount
-      case .vector(let t): sum + t.byteCount
-      case .absent: sum
-      }
+  public var byteCount: Int { values.reduce(0) { $0 + Self.bytes($1) } }
+
+  /// Bytes of the parameter at a path as it is stored; 0 if the model has none there.
+  public func byteCount(of path: String) -> Int {
+    zip(specs, values).first { $0.0.path == path }.map { Self.bytes($0.1) } ?? 0
+  }
+
+  private static func bytes(_ value: Value) -> Int {
+    switch value {
+    case .matrix(let w): w.byteCount
+    case .vector(let t): t.byteCount
+    case .absent: 0
     }
   }
 }

@@ -65,7 +65,8 @@ struct ChatCompletionRequest: Sendable {
     sampling.seed = try body.integer("seed", Int.min...Int.max).map { UInt64(bitPattern: Int64($0)) } ?? randomSeed
 
     var options = GenerationOptions(sampling: sampling)
-    options.maxTokens = try body.integer("max_completion_tokens", 0...Int.max) ?? body.integer("max_tokens", 0...Int.max)
+    options.maxTokens =
+      try body.integer("max_completion_tokens", 0...Int.max) ?? body.integer("max_tokens", 0...Int.max)
     options.stop = try stops(body)
     options.ignoreEOS = try body.bool("ignore_eos") ?? false
     let top = try body.integer("top_logprobs", 0...20)
@@ -156,7 +157,8 @@ struct ChatCompletionRequest: Sendable {
         let part = try RequestReader(part, path: message.path("content.\(index)"))
         guard let type = try part.string("type"), type == "text" || type == "refusal" else {
           throw OpenAIError.invalid(
-            part.path("type"), seen: part.value("type")?.brief ?? "missing", expected: "'text': this model reads text only")
+            part.path("type"), seen: part.value("type")?.brief ?? "missing",
+            expected: "'text': this model reads text only")
         }
         guard let text = try part.string(type) else { throw OpenAIError.missing(part.path(type), expected: "a string") }
         return text

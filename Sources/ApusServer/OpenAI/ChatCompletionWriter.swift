@@ -87,7 +87,8 @@ struct ChatCompletionWriter: Sendable {
       token: String(decoding: bytes, as: UTF8.self), logprob: Self.finite(report.chosen), bytes: bytes,
       topLogprobs: report.top.map {
         let bytes = tokenizer.bytes(of: $0.token)
-        return .init(token: String(decoding: bytes, as: UTF8.self), logprob: Self.finite($0.logProbability), bytes: bytes)
+        return .init(
+          token: String(decoding: bytes, as: UTF8.self), logprob: Self.finite($0.logProbability), bytes: bytes)
       })
   }
 

@@ -56,7 +56,8 @@ struct RequestReader {
   func integer(_ name: String, _ range: ClosedRange<Int>) throws -> Int? {
     guard let value = value(name) else { return nil }
     guard case .integer(let number) = value, range.contains(number) else {
-      let bounds = range.upperBound == .max ? "≥ \(range.lowerBound)" : "from \(range.lowerBound) to \(range.upperBound)"
+      let bounds =
+        range.upperBound == .max ? "≥ \(range.lowerBound)" : "from \(range.lowerBound) to \(range.upperBound)"
       throw invalid(name, value, expected: "a whole number \(bounds)")
     }
     return number

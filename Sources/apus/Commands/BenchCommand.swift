@@ -94,7 +94,8 @@ struct BenchRow: Encodable {
   }
 
   var cells: [String] {
-    let share = fmaShare.map { "\(Format.number($0)) of f32 peak" } ?? "\(Format.number(bandwidthShare ?? 0)) of bandwidth"
+    let share =
+      fmaShare.map { "\(Format.number($0)) of f32 peak" } ?? "\(Format.number(bandwidthShare ?? 0)) of bandwidth"
     return [
       model, "\(threads)", "\(batch)", "\(tokens)", Format.number(tokensPerS.median), Format.number(tokensPerS.min),
       Format.number(tokensPerS.max), share,

@@ -33,7 +33,8 @@ struct RunCommand: ParsableCommand {
   @Option(help: "A system message, with --chat.")
   var system: String?
 
-  @Option(name: [.customShort("n"), .long], help: "The most tokens to write (default: 256, or what the context holds).")
+  @Option(
+    name: [.customShort("n"), .long], help: "The most tokens to write (default: 256, or what the context holds).")
   var maxTokens: Int?
 
   @Option(help: "End before this text; may be repeated.")
