@@ -79,7 +79,7 @@ let package = Package(
     .testTarget(name: "ApusKernelsTests", dependencies: ["ApusKernels"], exclude: ["Fixtures"]),
     .testTarget(name: "ApusComputeTests", dependencies: ["ApusCompute"]),
     .testTarget(name: "ApusTextTests", dependencies: ["ApusText"]),
-.testTarget(name: "ApusModelsTests", dependencies: ["ApusModels"], exclude: ["Golden"]),
+    .testTarget(name: "ApusModelsTests", dependencies: ["ApusModels"], exclude: ["Golden"]),
     .testTarget(name: "ApusEngineTests", dependencies: ["ApusCompute", "ApusEngine", "ApusModels", "ApusText"]),
     .testTarget(
       name: "ApusServerTests",
