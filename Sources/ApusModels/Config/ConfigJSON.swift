@@ -55,7 +55,7 @@ private struct Encoder: ConfigVisitor {
   mutating func field<T>(_ name: String, _ value: inout T) throws { object[name] = encode(value) }
 
   private func encode(_ value: Any) -> Any {
-    if let leaf = value as? any ConfigLeaf { return leaf.scalar.map(foundation) ?? NSNull() }
+    if let leaf = ConfigLeaf(value) { return leaf.scalar.map(foundation) ?? NSNull() }
     if let node = value as? any ConfigNode { return jsonObject(node) }
     if let list = value as? [Any] { return list.map(encode) }
     return NSNull()  // an empty optional slot
@@ -148,11 +148,12 @@ private struct Decoder: ConfigVisitor {
     seen.insert(name)
     guard let item = fields[name] else { return }
     let here = join(path, name)
-    if var leaf = value as? any ConfigLeaf {
-      guard let scalar = scalar(item), scalar == .null && !(value is any OptionalValue) || leaf.set(scalar) else {
-        throw ConfigError(path: here, problem: "expected \(T.self), found \(describe(item))")
-      }
-      value = leaf as! T  // the same type that was taken out
+    if let leaf = ConfigLeaf(value) {
+      guard let scalar = scalar(item) else { throw wrong(here, T.self, item) }
+      // What was written for a required field that isn't set.
+      if scalar == .null, leaf.scalar == nil { return }
+      guard let new = leaf.setting(scalar) as? T else { throw wrong(here, T.self, item) }
+      value = new
     } else if var list = value as? any JSONFillable, let items = item as? [Any] {
       try list.fill(items, here)
       value = list as! T  // likewise
@@ -168,8 +169,9 @@ private struct Decoder: ConfigVisitor {
   }
 }
 
-private protocol OptionalValue {}
-extension Optional: OptionalValue {}
+private func wrong(_ path: String, _ expected: Any.Type, _ item: Any) -> ConfigError {
+  ConfigError(path: path, problem: "expected \(expected), found \(describe(item))")
+}
 
 /// The word of `words` with the fewest edits, if it is near enough to be what was meant.
 func nearest(_ word: String, in words: [String]) -> String? {

@@ -201,8 +201,8 @@ private struct Flattener: ConfigVisitor {
 
   mutating func field<T>(_ name: String, _ value: inout T) throws {
     let path = name.hasPrefix("[") || name.isEmpty || prefix.isEmpty ? prefix + name : prefix + "." + name
-    if let leaf = value as? any ConfigLeaf {
-      lines.append(ConfigLine(path: path, value: leaf.text))
+    if let leaf = ConfigLeaf(value) {
+      lines.append(ConfigLine(path: path, value: leaf.scalar?.description))
       return
     }
     let outer = prefix

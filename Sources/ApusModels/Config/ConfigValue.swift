@@ -104,39 +104,52 @@ extension RotaryPairing: ConfigEnum {
   public static var allCases: [RotaryPairing] { [.interleaved, .halfSplit] }
 }
 
-/// A leaf value or a required one.
-protocol ConfigLeaf {
+/// A field that is a leaf, required or not; nil for nodes, slots and lists of them.
+///
+/// Any `ConfigValue` is one, also types that other packages add.
+struct ConfigLeaf {
+  private enum Kind {
+    case value(any ConfigValue)
+    case required(any RequiredValue)
+  }
+
+  private var kind: Kind
+
+  init?(_ field: Any) {
+    if let required = field as? any RequiredValue {
+      kind = .required(required)
+    } else if let value = field as? any ConfigValue {
+      kind = .value(value)
+    } else {
+      return nil
+    }
+  }
+
   /// Nil: required and not set.
-  var text: String? { get }
+  var scalar: JSONScalar? {
+    switch kind {
+    case .value(let v): v.configJSON
+    case .required(let r): r.scalar
+    }
+  }
+
+  /// The field with another value; nil when the JSON has the wrong type.
+  func setting(_ scalar: JSONScalar) -> Any? {
+    switch kind {
+    case .value(let v): return type(of: v).init(configJSON: scalar)
+    case .required(let r): return r.setting(scalar)
+    }
+  }
+}
+
+private protocol RequiredValue {
   var scalar: JSONScalar? { get }
-  /// False when the JSON has the wrong type.
-  mutating func set(_ scalar: JSONScalar) -> Bool
+  func setting(_ scalar: JSONScalar) -> Any?
 }
 
-extension Required: ConfigLeaf {
-  var text: String? { stored?.configJSON.description }
-  var scalar: JSONScalar? { stored?.configJSON }
-  mutating func set(_ scalar: JSONScalar) -> Bool {
-    stored = Value(configJSON: scalar)
-    return stored != nil
+extension Required: RequiredValue {
+  fileprivate var scalar: JSONScalar? { stored?.configJSON }
+  fileprivate func setting(_ scalar: JSONScalar) -> Any? {
+    Value(configJSON: scalar).map { Required(wrappedValue: $0) }
   }
 }
-
-extension ConfigValue {
-  var text: String? { configJSON.description }
-  var scalar: JSONScalar? { configJSON }
-  mutating func set(_ scalar: JSONScalar) -> Bool {
-    guard let value = Self(configJSON: scalar) else { return false }
-    self = value
-    return true
-  }
-}
-
-extension Int: ConfigLeaf {}
-extension Double: ConfigLeaf {}
-extension Bool: ConfigLeaf {}
-extension String: ConfigLeaf {}
-extension Optional: ConfigLeaf where Wrapped: ConfigValue {}
-extension Array: ConfigLeaf where Element: ConfigValue {}
-extension Activation: ConfigLeaf {}
-extension RotaryPairing: ConfigLeaf {}

@@ -118,6 +118,12 @@ private func sample() -> CausalLM {
         $0.hasPrefix("_") ? String($0.dropFirst()) : $0
       }
       #expect(names == stored, "\(type)")
+      let text = node.goldenText
+      let json = try JSONSerialization.jsonObject(with: node.json()) as? [String: Any]
+      for name in names where name != "layers" {
+        #expect(text.contains("\n\(name): ") || text.contains("\n\(name).type: "), "\(type).\(name) in golden text")
+        #expect(json?[name] != nil, "\(type).\(name) in JSON")
+      }
     }
   }
 
