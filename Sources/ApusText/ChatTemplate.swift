@@ -5,7 +5,8 @@
 ///       messages: [ChatMessage(role: "user", content: "Hi").jinjaValue], addGenerationPrompt: true)
 ///
 /// Runs the subset of Jinja that public templates use, with the options that transformers sets (`trim_blocks`,
-/// `lstrip_blocks`, `loopcontrols`, no escaping). Rendering is bounded by `TemplateLimits`: a hostile template ends in
+/// `lstrip_blocks`, `loopcontrols`, no escaping). Tuples are lists here, which only shows when one is printed as a
+/// whole, and filters give lists rather than generators. Rendering is bounded by `TemplateLimits`: a hostile template ends in
 /// a `TemplateError`.
 public struct ChatTemplate: Sendable {
   private let statements: [JinjaStatement]

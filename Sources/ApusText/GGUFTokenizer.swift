@@ -60,7 +60,8 @@ extension TokenizerSpec {
       guard let scores = metadata.scores else {
         throw .invalidValue(path: "tokenizer.ggml.scores", seen: "nothing", expected: "one score for each token")
       }
-      self.init(pieces: metadata.tokens, kinds: kinds, model: .unigram(scores: scores, byteFallback: false))
+      self.init(
+        pieces: metadata.tokens, kinds: kinds, model: .unigram(scores: scores.map(Double.init), byteFallback: false))
       if let blob = metadata.precompiledCharsMap, !blob.isEmpty {
         guard let map = CharsMap(blob) else {
           throw .invalidValue(

@@ -438,7 +438,7 @@ private struct TokenizerFile {
     }
     var reader = JSONReader(bytes, at: position)
     var entries = ByteStrings()
-    var scores: [Float] = []
+    var scores: [Double] = []
     var buffer: [UInt8] = []
     try reader.array { (index, reader) throws(TokenizerError) in
       var score: Double?
@@ -466,12 +466,12 @@ private struct TokenizerFile {
           expected: "a pair of piece and score")
       }
       entries.append(buffer)
-      scores.append(Float(score))
+      scores.append(score)
     }
     let byteFallback = try modelFlag("byte_fallback")
     let (pieces, kinds) = try assemble(
       entries, (0..<Int32(entries.count)).map { $0 }, added, byteLevel: false, byteFallback: byteFallback)
-    scores += [Float](repeating: 0, count: pieces.count - scores.count)
+    scores += [Double](repeating: 0, count: pieces.count - scores.count)
     var spec = TokenizerSpec(
       pieces: pieces, kinds: kinds, model: .unigram(scores: scores, byteFallback: byteFallback))
     switch try modelField("unk_id") {

@@ -11,6 +11,11 @@ public struct StopMatcher: Sendable {
     public var text: String
     /// The stop string that was hit; everything from it on is dropped.
     public var stop: String?
+
+    public init(text: String, stop: String?) {
+      self.text = text
+      self.stop = stop
+    }
   }
 
   private let stops: [[UInt8]]

@@ -9,7 +9,7 @@ public struct TokenizerSpec: Sendable {
     case bytePair(
       merges: ByteStrings, byteLevel: Bool, byteFallback: Bool, fuseUnknown: Bool, ignoreMerges: Bool)
     case scoredBytePair(scores: [Float])
-    case unigram(scores: [Float], byteFallback: Bool)
+    case unigram(scores: [Double], byteFallback: Bool)
     case wordPiece(prefix: [UInt8], maximumScalars: Int)
   }
 

@@ -1,7 +1,7 @@
 /// SentencePiece's unigram language model: the segmentation with the best sum of scores (Viterbi).
 struct UnigramModel: Sendable {
   let vocabulary: Vocabulary
-  let scores: [Float]
+  let scores: [Double]
   let unknown: Int32?
   let byteFallback: Bool
   private let trie: PieceTrie
@@ -10,17 +10,17 @@ struct UnigramModel: Sendable {
   /// How much worse than the worst piece an unknown scalar scores (sentencepiece, unigram_model.cc).
   private static let unknownPenalty = 10.0
 
-  init(vocabulary: Vocabulary, scores: [Float], unknown: Int32?, byteFallback: Bool) {
+  init(vocabulary: Vocabulary, scores: [Double], unknown: Int32?, byteFallback: Bool) {
     self.vocabulary = vocabulary
     self.scores = scores
     self.unknown = unknown
     self.byteFallback = byteFallback
     trie = PieceTrie(vocabulary)
-    var worst = Float.infinity
+    var worst = Double.infinity
     for id in 0..<vocabulary.count where vocabulary.kinds[id] == .normal || vocabulary.kinds[id] == .userDefined {
       worst = min(worst, scores[id])
     }
-    unknownScore = (worst.isFinite ? Double(worst) : 0) - Self.unknownPenalty
+    unknownScore = (worst.isFinite ? worst : 0) - Self.unknownPenalty
   }
 
   /// Appends the ids of `bytes[start..<end]`. O(length × longest piece).
@@ -49,7 +49,7 @@ struct UnigramModel: Sendable {
       trie.forEachPrefix(bytes, start + position, end) { stop, id in
         let length = stop - start
         if length == scalarEnd { hasScalar = true }
-        let score = base + Double(scores[Int(id)])
+        let score = base + scores[Int(id)]
         if score > best[length] {
           best[length] = score
           back[length] = (Int32(position), id)

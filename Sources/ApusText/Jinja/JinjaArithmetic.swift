@@ -3,6 +3,8 @@ enum JinjaArithmetic {
   static func apply(
     _ symbol: JinjaOperator, _ left: JinjaValue, _ right: JinjaValue, _ interpreter: inout JinjaInterpreter
   ) throws(TemplateError) -> JinjaValue {
+    if case .add = symbol, let marked = try addMarkup(left, right, &interpreter) { return marked }
+    let (left, right) = (left.plain, right.plain)
     switch (symbol, left, right) {
     case (.add, .string(let a), .string(let b)):
       try interpreter.chargeBytes(a.utf8.count + b.utf8.count)
@@ -33,6 +35,21 @@ enum JinjaArithmetic {
         .type, "'\(symbol.rawValue)' does not apply to a \(left.typeName) and a \(right.typeName)")
     }
     return try floats(symbol, a, b, interpreter)
+  }
+
+  /// The sum if one side is marked text and the other is text, which is escaped unless it is marked too.
+  private static func addMarkup(
+    _ left: JinjaValue, _ right: JinjaValue, _ interpreter: inout JinjaInterpreter
+  ) throws(TemplateError) -> JinjaValue? {
+    let sum: String
+    switch (left, right) {
+    case (.object(.markup(let a)), .object(.markup(let b))): sum = a + b
+    case (.object(.markup(let a)), .string(let b)): sum = a + JinjaText.escaped(b)
+    case (.string(let a), .object(.markup(let b))): sum = JinjaText.escaped(a) + b
+    default: return nil
+    }
+    try interpreter.chargeBytes(sum.utf8.count)
+    return .object(.markup(sum))
   }
 
   private static func repeated(

@@ -47,6 +47,7 @@ extension JinjaInterpreter {
       guard let first = arguments.first else { throw error(.type, "the test '\(name)' needs a value to compare with") }
       return first
     }
+    let value = value.plain
     switch name {
     case "defined": return !value.isUndefined
     case "undefined": return value.isUndefined

@@ -14,6 +14,10 @@ enum JinjaFilters {
   static func apply(
     _ name: String, _ value: JinjaValue, _ arguments: Arguments, _ interpreter: inout JinjaInterpreter
   ) throws(TemplateError) -> JinjaValue {
+    if case .object(.markup) = value {
+      if ["safe", "escape", "e"].contains(name) { return value }
+      return try apply(name, value.plain, arguments, &interpreter)
+    }
     switch name {
     case "tojson": return try toJSON(value, arguments, &interpreter)
     case "default", "d":
@@ -24,12 +28,14 @@ enum JinjaFilters {
       return value
     case "length", "count": return .integer(try length(value, &interpreter))
     case "string": return .string(value.text)
-    case "safe": return .string(value.text)
+    case "safe": return .object(.markup(value.text))
     case "int", "float", "abs", "round": return try number(name, value, arguments, interpreter)
     case "attr":
       guard case .string(let attribute)? = arguments.value(0, "name") else {
         throw interpreter.error(.type, "'attr' needs a name")
       }
+      // Unlike `value.name`, the filter does not fall back to an item of that name.
+      if case .mapping = value, !JinjaMethods.ofMapping.contains(attribute) { return .undefined(name: attribute) }
       return try interpreter.attribute(value, attribute)
     case "items":
       switch value {
@@ -155,18 +161,7 @@ enum JinjaFilters {
       let count = arguments.value(2, "count")?.asInteger ?? -1
       return .string(try JinjaText.replace(text, old.text, new.text, count, &interpreter))
     case "escape", "e", "forceescape":
-      var output = ""
-      for scalar in text.unicodeScalars {
-        switch scalar {
-        case "&": output += "&amp;"
-        case "<": output += "&lt;"
-        case ">": output += "&gt;"
-        case "\"": output += "&#34;"
-        case "'": output += "&#39;"
-        default: output.unicodeScalars.append(scalar)
-        }
-      }
-      return .string(output)
+      return .object(.markup(JinjaText.escaped(text)))
     case "indent": return .string(try indent(text, arguments, &interpreter))
     case "wordcount": return .integer(JinjaText.split(text, nil, -1).count)
     case "center":
@@ -236,7 +231,9 @@ enum JinjaFilters {
       return .string(String(String.UnicodeScalarView(text.unicodeScalars.reversed())))
     }
     if name == "pprint" { return .string(JinjaValue.list([value]).text) }
-    let items = try interpreter.iterate(value)
+    // These do not even look at a value that is false, such as none.
+    let toleratesFalse = ["map", "select", "reject", "selectattr", "rejectattr"].contains(name)
+    let items = toleratesFalse && !value.isTrue ? [] : try interpreter.iterate(value)
     try interpreter.charge(items.count)
     switch name {
     case "list": return .list(items)
@@ -478,7 +475,7 @@ extension JinjaInterpreter {
   mutating func applyFilter(
     _ name: String, _ value: JinjaValue, _ arguments: JinjaArguments
   ) throws(TemplateError) -> JinjaValue {
-    let evaluated = try evaluate(arguments)
+    let evaluated = try evaluate(arguments).plain
     return try JinjaFilters.apply(name, value, evaluated, &self)
   }
 }

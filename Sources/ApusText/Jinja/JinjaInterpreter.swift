@@ -208,7 +208,7 @@ struct JinjaInterpreter {
 
   /// The items that a `for` over the value visits.
   mutating func iterate(_ value: JinjaValue) throws(TemplateError) -> [JinjaValue] {
-    switch value {
+    switch value.plain {
     case .list(let items): return items
     case .mapping(let mapping): return mapping.keys
     case .undefined: return []
@@ -322,7 +322,7 @@ struct JinjaInterpreter {
   func order(_ left: JinjaValue, _ right: JinjaValue) throws(TemplateError) -> Int {
     if let a = left.asInteger, let b = right.asInteger { return a < b ? -1 : a == b ? 0 : 1 }
     if let a = left.asDouble, let b = right.asDouble { return a < b ? -1 : a == b ? 0 : 1 }
-    switch (left, right) {
+    switch (left.plain, right.plain) {
     case (.string(let a), .string(let b)):
       // UTF-8 sorts as code points do.
       if a.utf8.elementsEqual(b.utf8) { return 0 }
@@ -338,9 +338,9 @@ struct JinjaInterpreter {
   }
 
   mutating func contains(_ container: JinjaValue, _ element: JinjaValue) throws(TemplateError) -> Bool {
-    switch container {
+    switch container.plain {
     case .string(let text):
-      guard case .string(let part) = element else {
+      guard case .string(let part) = element.plain else {
         throw error(.type, "'in' a string needs a string, found a \(element.typeName)")
       }
       try chargeBytes(text.utf8.count)
@@ -358,7 +358,7 @@ struct JinjaInterpreter {
 
   /// `value.name`: a method or an attribute first, then an item of that name.
   func attribute(_ value: JinjaValue, _ name: String) throws(TemplateError) -> JinjaValue {
-    switch value {
+    switch value.plain {
     case .undefined(let missing): throw error(.undefined, "'\(missing)' is undefined, so it has no '\(name)'")
     case .mapping(let mapping):
       if JinjaMethods.ofMapping.contains(name) { return .object(.method(value, name)) }
@@ -398,7 +398,7 @@ struct JinjaInterpreter {
 
   /// `value[key]`: an item first, then an attribute of that name.
   func item(_ value: JinjaValue, _ key: JinjaValue) throws(TemplateError) -> JinjaValue {
-    switch (value, key) {
+    switch (value.plain, key.plain) {
     case (.undefined(let missing), _):
       throw error(.undefined, "'\(missing)' is undefined, so it has no item '\(key.text)'")
     case (.mapping(let mapping), _):
@@ -426,7 +426,7 @@ struct JinjaInterpreter {
   private mutating func slice(
     _ value: JinjaValue, _ start: Int?, _ stop: Int?, _ step: Int?
   ) throws(TemplateError) -> JinjaValue {
-    switch value {
+    switch value.plain {
     case .list(let items):
       try charge(items.count)
       return .list(try JinjaText.sliceIndices(items.count, start, stop, step, self).map { items[$0] })
@@ -448,6 +448,11 @@ struct JinjaInterpreter {
     var named: [(String, JinjaValue)] = []
 
     func named(_ name: String) -> JinjaValue? { named.first { $0.0 == name }?.1 }
+
+    /// The arguments with marked text as ordinary strings.
+    var plain: Arguments {
+      Arguments(positional: positional.map(\.plain), named: named.map { ($0.0, $0.1.plain) })
+    }
 
     /// The argument by position or by name.
     func value(_ index: Int, _ name: String) -> JinjaValue? {
@@ -476,7 +481,7 @@ struct JinjaInterpreter {
     case .object(.macro(let index)), .object(.caller(let index)):
       return try callMacro(index, arguments, caller: caller)
     case .object(.function(let name)): return try JinjaBuiltins.call(name, arguments, &self)
-    case .object(.method(let value, let name)): return try JinjaMethods.call(value, name, arguments, &self)
+    case .object(.method(let value, let name)): return try JinjaMethods.call(value.plain, name, arguments.plain, &self)
     case .object(.loop(let loop)):
       guard let (kind, _) = loops.last, let items = arguments.positional.first else {
         throw error(.type, "'loop(…)' needs a recursive loop and a list")

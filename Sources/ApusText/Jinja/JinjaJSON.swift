@@ -44,7 +44,7 @@ struct JSONWriter {
     case .boolean(let flag): output += flag ? "true" : "false"
     case .integer(let number): output += String(number)
     case .float(let number): output += Self.number(number)
-    case .string(let text): writeString(text)
+    case .string(let text), .object(.markup(let text)): writeString(text)
     case .list(let items):
       if items.isEmpty {
         output += "[]"

@@ -200,6 +200,22 @@ enum JinjaText {
     return output
   }
 
+  /// The text with HTML's special characters as references.
+  static func escaped(_ text: String) -> String {
+    var output = ""
+    for scalar in text.unicodeScalars {
+      switch scalar {
+      case "&": output += "&amp;"
+      case "<": output += "&lt;"
+      case ">": output += "&gt;"
+      case "\"": output += "&#34;"
+      case "'": output += "&#39;"
+      default: output.unicodeScalars.append(scalar)
+      }
+    }
+    return output
+  }
+
   static func count(_ text: String) -> Int { text.unicodeScalars.count }
 
   /// Indices of Python's slice `[start:stop:step]` over `count` items.

@@ -21,6 +21,8 @@ public enum JinjaObject: Sendable {
   case function(String)
   case method(JinjaValue, String)
   case loop(JinjaLoop)
+  /// Text that `safe` or `escape` marked: adding plain text to it escapes that text, as Python's Markup does.
+  case markup(String)
 }
 
 /// The `loop` variable of one iteration.
@@ -135,8 +137,15 @@ extension JinjaValue {
     case .string(let text): !text.isEmpty
     case .list(let items): !items.isEmpty
     case .mapping(let mapping): mapping.count > 0
+    case .object(.markup(let text)): !text.isEmpty
     case .object: true
     }
+  }
+
+  /// The value with marked text as an ordinary string.
+  var plain: JinjaValue {
+    if case .object(.markup(let text)) = self { return .string(text) }
+    return self
   }
 
   /// The name of the value's type, for error messages.
@@ -150,6 +159,7 @@ extension JinjaValue {
     case .string: "string"
     case .list: "list"
     case .mapping: "mapping"
+    case .object(.markup): "string"
     case .object: "object"
     }
   }
@@ -187,6 +197,7 @@ extension JinjaValue {
       return true
     case (.object(.namespace(let a)), .object(.namespace(let b))): return a == b
     case (.object(.macro(let a)), .object(.macro(let b))): return a == b
+    case (.object(.markup), _), (_, .object(.markup)): return plain.isPlainEqual(to: other.plain)
     default:
       if let a = asInteger, let b = other.asInteger { return a == b }
       if let a = asDouble, let b = other.asDouble { return a == b }
@@ -194,11 +205,16 @@ extension JinjaValue {
     }
   }
 
+  private func isPlainEqual(to other: JinjaValue) -> Bool {
+    guard case .string = self, case .string = other else { return false }
+    return isEqual(to: other)
+  }
+
   /// The text that `{{ value }}` writes: Python's `str`.
   var text: String {
     switch self {
     case .undefined: return ""
-    case .string(let text): return text
+    case .string(let text), .object(.markup(let text)): return text
     default:
       var output = ""
       writeRepresentation(to: &output, depth: 0)
@@ -241,6 +257,7 @@ extension JinjaValue {
       case .macro, .caller: output += "<Macro>"
       case .function(let name), .method(_, let name): output += "<function \(name)>"
       case .loop: output += "<LoopContext>"
+      case .markup(let text): Self.writeQuoted(text, to: &output)
       }
     }
   }
