@@ -25,7 +25,9 @@ func fmaLoop(_ iterations: Int) -> Double {
     }
   }
   let chains = compiledLevel == 4 ? 12.0 : 6.0
-  let s = sum16(((a0 + a1) + (a2 + a3)) + ((a4 + a5) + (a6 + a7)) + ((a8 + a9) + (a10 + a11)))
+  let low = a0 + a1 + a2 + a3 + a4 + a5
+  let high = a6 + a7 + a8 + a9 + a10 + a11
+  let s = sum16(low + high)
   // The sum is finite for every input, so this adds nothing; it only keeps the loop alive.
   return Double(iterations) * chains * 32 + (s.isNaN ? 1 : 0)
 }

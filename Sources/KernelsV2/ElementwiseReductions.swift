@@ -42,7 +42,28 @@ private let sumBlock = 4096
 func sum(_ x: FloatPointer, _ n: Int) -> Float { Float(blockedSum(n) { load(x + $0, $1) }) }
 
 func dot(_ x: FloatPointer, _ y: FloatPointer, _ n: Int) -> Float {
-  Float(blockedSum(n) { load(x + $0, $1) * load(y + $0, $1) })
+  var total = 0.0
+  var first = 0
+  while first < n {
+    let end = min(first + sumBlock, n)
+    var (s0, s1, s2, s3) = (V16.zero, V16.zero, V16.zero, V16.zero)
+    var i = first
+    while i + 64 <= end {
+      s0 = fma(s0, load16(x + i), load16(y + i))
+      s1 = fma(s1, load16(x + i + 16), load16(y + i + 16))
+      s2 = fma(s2, load16(x + i + 32), load16(y + i + 32))
+      s3 = fma(s3, load16(x + i + 48), load16(y + i + 48))
+      i += 64
+    }
+    while i + 16 <= end {
+      s0 = fma(s0, load16(x + i), load16(y + i))
+      i += 16
+    }
+    if i < end { s1 = fma(s1, load16(x + i, count: end - i), load16(y + i, count: end - i)) }
+    total += sum16InDouble((s0 + s1) + (s2 + s3))
+    first = end
+  }
+  return Float(total)
 }
 
 /// The greatest element, −∞ when there is none; NaN never wins.
@@ -76,12 +97,21 @@ func logSumExp(_ x: FloatPointer, _ n: Int) -> Float {
   // Nothing but −∞ (or nothing at all) sums to 0; one +∞ makes the sum +∞.
   if m.isInfinite { return m }
   var total = 0.0
-  var i = 0
-  while i < n {
-    let count = min(16, n - i)
-    let e = exp16((count == 16 ? load16(x + i) : load16(x + i, count: count, fill: -.infinity)) - m)
-    total += sum16InDouble(e)
-    i += 16
+  var first = 0
+  while first < n {
+    let end = min(first + sumBlock, n)
+    var (s0, s1) = (V16.zero, V16.zero)
+    while first + 32 <= end {
+      s0 += exp16(load16(x + first) - m)
+      s1 += exp16(load16(x + first + 16) - m)
+      first += 32
+    }
+    while first < end {
+      let count = min(16, end - first)
+      s0 += exp16((count == 16 ? load16(x + first) : load16(x + first, count: count, fill: -.infinity)) - m)
+      first += count
+    }
+    total += sum16InDouble(s0 + s1)
   }
   return Float(Double(m) + log(total))
 }

@@ -3,6 +3,21 @@ import CSIMD
 /// The vector that most kernels work in: one register at v4, two at v3, four at v2.
 typealias V16 = SIMD16<Float>
 
+// The standard library's operators are loops over lanes, which the optimiser does not always put together again; these
+// are not generic and therefore preferred in this module (those of two vectors are in VectorOperators.swift).
+
+@inline(__always) func / (a: V16, b: V16) -> V16 { csimd_divide(a, b) }
+@inline(__always) func / (a: V16, b: Float) -> V16 { csimd_divide(a, V16(repeating: b)) }
+@inline(__always) func / (a: Float, b: V16) -> V16 { csimd_divide(V16(repeating: a), b) }
+@inline(__always) func * (a: V16, b: Float) -> V16 { a * V16(repeating: b) }
+@inline(__always) func * (a: Float, b: V16) -> V16 { V16(repeating: a) * b }
+@inline(__always) func + (a: V16, b: Float) -> V16 { a + V16(repeating: b) }
+@inline(__always) func + (a: Float, b: V16) -> V16 { V16(repeating: a) + b }
+@inline(__always) func - (a: V16, b: Float) -> V16 { a - V16(repeating: b) }
+@inline(__always) func - (a: Float, b: V16) -> V16 { V16(repeating: a) - b }
+@inline(__always) func += (a: inout V16, b: V16) { a = a + b }
+@inline(__always) func *= (a: inout V16, b: V16) { a = a * b }
+
 @inline(__always) func load16(_ p: UnsafePointer<Float>) -> V16 {
   UnsafeRawPointer(p).loadUnaligned(as: V16.self)
 }

@@ -11,11 +11,7 @@ import KernelInterface
 /// 16 bf16 values to f32 (exact).
 @inline(__always) func loadBrain16(_ p: UnsafeRawPointer) -> V16 {
   var v = V16.zero
-  withUnsafeMutableBytes(of: &v) {
-    let out = $0.baseAddress!.assumingMemoryBound(to: Float.self)
-    csimd_bf16_to_f32_8(p, out)
-    csimd_bf16_to_f32_8(p + 16, out + 8)
-  }
+  withUnsafeMutableBytes(of: &v) { csimd_bf16_to_f32(p, $0.baseAddress!.assumingMemoryBound(to: Float.self)) }
   return v
 }
 

@@ -350,6 +350,8 @@ CSIMD_INLINE csimd_f32x16 csimd_scale(csimd_f32x16 v, csimd_f32x16 n) {
 #endif
 }
 
+CSIMD_INLINE csimd_f32x16 csimd_divide(csimd_f32x16 a, csimd_f32x16 b) { return a / b; }
+
 // The greater (lesser) of each lane; a NaN in b is dropped, one in a stays.
 CSIMD_INLINE csimd_f32x16 csimd_greater(csimd_f32x16 a, csimd_f32x16 b) { return b > a ? b : a; }
 CSIMD_INLINE csimd_f32x16 csimd_lesser(csimd_f32x16 a, csimd_f32x16 b) { return b < a ? b : a; }
@@ -475,12 +477,20 @@ CSIMD_INLINE void csimd_f32_to_f16(const float *x, void *out) {
 
 // 8 bf16 values at `p` to 8 f32 at `out`, exact.
 CSIMD_INLINE void csimd_bf16_to_f32_8(const void *p, float *out) {
-  for (int i = 0; i < 8; i++) {
-    uint16_t h;
-    __builtin_memcpy(&h, (const char *)p + 2 * i, 2);
-    const uint32_t bits = (uint32_t)h << 16;
-    __builtin_memcpy(out + i, &bits, 4);
-  }
+  typedef uint16_t u16x8 __attribute__((ext_vector_type(8)));
+  typedef uint32_t u32x8 __attribute__((ext_vector_type(8)));
+  u16x8 h;
+  __builtin_memcpy(&h, p, 16);
+  const u32x8 bits = __builtin_convertvector(h, u32x8) << 16;
+  __builtin_memcpy(out, &bits, 32);
+}
+
+// 16 bf16 values at `p` to 16 f32 at `out`, exact.
+CSIMD_INLINE void csimd_bf16_to_f32(const void *p, float *out) {
+  csimd_u16x16 h;
+  __builtin_memcpy(&h, p, 32);
+  const csimd_u32x16 bits = __builtin_convertvector(h, csimd_u32x16) << 16;
+  __builtin_memcpy(out, &bits, 64);
 }
 
 // 16 f32 at `x` to bf16, round to nearest even; NaN stays NaN.
