@@ -36,14 +36,33 @@ final class BenchmarkRun {
     return Double(t.tv_sec) + Double(t.tv_nsec) * 1e-9
   }
 
-  /// Measures `body`, which does `work` operations on `threads` threads, against the FMA peak of as many threads.
+  /// What a measurement is held against.
+  enum Limit {
+    /// The loop of independent FMAs: work counts floating-point operations.
+    case arithmetic
+    /// The loop of wide loads over 256 MB: work counts bytes that must come from memory.
+    case memory
+  }
+
+  /// Memory for the read loop, far larger than the caches; touched once.
+  private lazy var wide: UnsafeMutableRawPointer = {
+    let p = UnsafeMutableRawPointer.allocate(byteCount: Self.wideBytes, alignment: 64)
+    p.initializeMemory(as: UInt8.self, repeating: 1, count: Self.wideBytes)
+    return p
+  }()
+  private static let wideBytes = 256 << 20
+
+  /// Measures `body`, which does `work` operations (or reads `work` bytes) on the pool's threads, in alternation with the
+  /// limit on as many threads.
   ///
   /// One thread is timed by its processor time, several by the clock on the wall.
-  func measure(_ name: String, work: Double, pool: ThreadPool, body: () -> Void) {
+  func measure(_ name: String, work: Double, limit: Limit = .arithmetic, pool: ThreadPool, body: () -> Void) {
     let clock = pool.threads == 1 ? Self.threadSeconds : Self.wallSeconds
     let kernels = kernels
     // 20 ms of FMAs a thread is long against the pool's wake-up.
     let iterations = 4_000_000
+    let bytes = Self.wideBytes / pool.threads
+    let memory = UnsafeRawPointer(wide)
     body()
     var start = clock()
     body()
@@ -51,20 +70,23 @@ final class BenchmarkRun {
     var rates: [Double] = [], limits: [Double] = []
     for _ in 0..<rounds {
       start = clock()
-      if pool.threads == 1 {
-        let operations = kernels.fmaLoop(iterations)
-        limits.append(operations / (clock() - start) * 1e-9)
-      } else {
-        pool.run { _ in _ = kernels.fmaLoop(iterations) }
-        let seconds = clock() - start
-        limits.append(Double(pool.threads) * kernels.fmaLoop(1) * Double(iterations) / seconds * 1e-9)
+      pool.run { thread in
+        switch limit {
+        case .arithmetic: keepAlive(kernels.fmaLoop(iterations))
+        case .memory: keepAlive(Double(kernels.readLoop(memory + thread * bytes, bytes)))
+        }
       }
+      let seconds = clock() - start
+      let done = limit == .arithmetic ? kernels.fmaLoop(1) * Double(iterations) : Double(bytes)
+      limits.append(Double(pool.threads) * done / seconds * 1e-9)
       start = clock()
       for _ in 0..<repeats { body() }
       rates.append(work * Double(repeats) / (clock() - start) * 1e-9)
     }
     rows.append(
-      Row(name: name, threads: pool.threads, rates: rates, unit: "GFLOP/s", limits: limits, limitName: "fma peak"))
+      Row(
+        name: name, threads: pool.threads, rates: rates, unit: limit == .arithmetic ? "GFLOP/s" : "GB/s",
+        limits: limits, limitName: limit == .arithmetic ? "fma peak" : "read bandwidth"))
   }
 
   func add(_ row: Row) { rows.append(row) }
@@ -103,6 +125,9 @@ final class BenchmarkRun {
   /// The median over rounds of rate / limit.
   private func share(_ row: Row) -> Double { Self.median(zip(row.rates, row.limits).map { $0 / $1 }) }
 }
+
+/// Uses a value, so that the loop that computed it is not dropped.
+@inline(never) func keepAlive(_ value: Double) { if value == -1 { print(value) } }
 
 /// `count` floats in −1…1 that do not depend on anything but their index.
 func benchmarkFloats(_ count: Int) -> UnsafeMutablePointer<Float> {

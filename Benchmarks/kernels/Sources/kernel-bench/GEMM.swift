@@ -50,12 +50,17 @@ func benchmarkFloatMatmul(_ run: BenchmarkRun) {
         out.deallocate()
         stored.deallocate()
       }
-      let work = 2 * Double(rows) * Double(n) * Double(k)
-      run.measure("matmul \(rows) rows · \(kind.name) [\(n), \(k)]", work: work, pool: pool) {
+      // A few rows of a matrix larger than the caches are limited by reading it.
+      let isRead = rows <= 4 && n * k > 8 << 20
+      let work = isRead ? Double(kind.rowBytes(k) * n) : 2 * Double(rows) * Double(n) * Double(k)
+      run.measure(
+        "matmul \(rows) rows · \(kind.name) [\(n), \(k)]", work: work, limit: isRead ? .memory : .arithmetic, pool: pool
+      ) {
         pool.parallelFor(items: n / 16, grain: 4) { range, thread in
           kernels.floatMatmul(
             FloatMatmulArguments(
-              kind: kind, w: stored, rowBytes: kind.rowBytes(k), rowRange: range.lowerBound * 16..<range.upperBound * 16,
+              kind: kind, w: stored, rowBytes: kind.rowBytes(k),
+              rowRange: range.lowerBound * 16..<range.upperBound * 16,
               x: x, ldx: k, rows: rows, k: k, out: out, ldo: n, scratch: pool.scratch(thread)))
         }
       }

@@ -20,6 +20,10 @@ func usage(_ problem: String) -> Never {
   exit(2)
 }
 
+if arguments.first == "subjects" {
+  for subject in subjects { print(subject.name) }
+  exit(0)
+}
 guard let name = arguments.first, let subject = subjects.first(where: { $0.name == name }) else {
   usage("name a subject: \(subjects.map(\.name).joined(separator: ", "))")
 }
@@ -29,8 +33,8 @@ while let option = arguments.first {
   switch option {
   case "--json": json = true
   case "--level":
-    guard let text = arguments.first, let number = Int(text.drop { $0 == "v" }), let wanted = CPULevel(rawValue: number),
-      Kernels.table(wanted) != nil
+    guard let number = arguments.first.flatMap({ Int($0.drop { $0 == "v" }) }),
+      let wanted = CPULevel(rawValue: number), Kernels.table(wanted) != nil
     else { usage("--level: expected one of \(Kernels.available)") }
     level = wanted
     arguments.removeFirst()
