@@ -44,7 +44,7 @@ EXTRA = [
     "\u0085\u2028\u2029", "word", " word ", "sword", "a word.", "<mask>", "  <mask>  ", "<end>   tail", "x<|im_end|>y",
     "\u0000\u0001", "\U0010ffff\ufffe", "\u0378", "ǅ ǈ ʰ ª", "snake_case_name __init__", "HTTPServer getURLFor",
     "a\u0300\u0301\u0302b", "\u0f73\u0f71", "ｆｕｌｌ　ｗｉｄｔｈ", "₿ € £", "x" * 150, "ab" * 60, "▁already▁marked", "日本 語",
-    "İstanbul ıI", "ΣΑΣ ς", "don't can't won't", "path/to\\file.ext?q=1&r=2#frag", "1.5e-10 0xFF", "…—–‘’“”",
+    "İstanbul ıI", "①②㎏ﬃ ﷺ ½ ｶﾞ ㌔ ℌ²₃ ǆ", "ΣΑΣ ς", "don't can't won't", "path/to\\file.ext?q=1&r=2#frag", "1.5e-10 0xFF", "…—–‘’“”",
 ]
 
 
@@ -176,6 +176,13 @@ def tokenizers():
             ],
         ),
         "sentencepiece": sentencepiece_bpe(),
+        "nfkc": byte_level(reference.QWEN2, normalizer=normalizers.NFKC()),
+        "stripped": byte_level(
+            reference.QWEN2,
+            normalizer=normalizers.Sequence(
+                [normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase(), normalizers.Strip()]
+            ),
+        ),
         "unigram": unigram(),
         "wordpiece": word_piece(),
     }

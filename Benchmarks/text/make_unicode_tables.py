@@ -101,6 +101,9 @@ def main(path):
     lower = bytearray()
     upto = {"d": 0, "c": 0, "l": 0}
     lowercase = normalizers.Lowercase()
+    nfkd = normalizers.NFKD()
+    compatibility = bytearray()
+    last_compatible = 0
     for c in points:
         char = chr(c)
         if nfd.normalize_str(char) != unicodedata.normalize("NFD", char):
@@ -114,6 +117,13 @@ def main(path):
             decompositions += leb((c - upto["d"]) * 2 + excluded) + zigzag(parts[0] - c)
             decompositions += leb(parts[1] if len(parts) == 2 else 0)
             upto["d"] = c
+        expansion = nfkd.normalize_str(char)
+        if expansion != nfd.normalize_str(char):
+            compatibility += leb(c - last_compatible) + leb(len(expansion))
+            last_compatible = last = c
+            for part in expansion:
+                compatibility += zigzag(ord(part) - last)
+                last = ord(part)
         ccc = combining_class(char, nfd)
         if ccc:
             classes += leb(c - upto["c"]) + bytes([ccc])
@@ -142,6 +152,14 @@ def main(path):
                 "decompositions",
                 "Canonical one-step decompositions: (2·Δ code point + excluded from composition, zigzag first, second).",
                 decompositions,
+            )
+        )
+        out.write("\n")
+        out.write(
+            literal(
+                "compatibility",
+                "Full compatibility decompositions: (Δ code point, count, zigzag distance to the one before, for each).",
+                compatibility,
             )
         )
         out.write("\n")

@@ -2,6 +2,7 @@
 """The reference implementations behind one pipe, for the comparisons in Tests/ApusTextTests.
 
 usage: reference.py tokenize MODEL < {"texts": […], "parse_special": bool} > {"ids": [[…]], "decoded": […]}
+       reference.py unigram OUTPUT < ["text", …]      trains SentencePiece on the texts and writes a tokenizer.json
        reference.py render         < [{"template": …, "variables": {…}}]   > [{"output": …} | {"error": …}]
 
 MODEL is a GGUF file or a tokenizer.json. Byte-level BPE in a GGUF becomes a `tokenizers.Tokenizer` with the public
@@ -138,6 +139,43 @@ def tokenize(path):
     json.dump({"ids": ids, "decoded": decoded}, sys.stdout)
 
 
+def unigram(path):
+    """A SentencePiece unigram model with its compiled NFKC table, in the form of XLM-RoBERTa's tokenizer.json."""
+    import base64
+    import io
+
+    import sentencepiece
+    from sentencepiece import sentencepiece_model_pb2 as proto
+
+    buffer = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(json.load(sys.stdin)), model_writer=buffer, vocab_size=4000, model_type="unigram",
+        normalization_rule_name="nmt_nfkc", character_coverage=0.999, minloglevel=2,
+    )
+    model = proto.ModelProto.FromString(buffer.getvalue())
+    table = base64.b64encode(model.normalizer_spec.precompiled_charsmap).decode()
+    metaspace = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": True}
+    with open(path, "w") as file:
+        json.dump(
+            {
+                "version": "1.0", "truncation": None, "padding": None, "added_tokens": [],
+                "normalizer": {
+                    "type": "Sequence",
+                    "normalizers": [
+                        {"type": "Precompiled", "precompiled_charsmap": table},
+                        {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "},
+                    ],
+                },
+                "pre_tokenizer": metaspace, "post_processor": None, "decoder": metaspace,
+                "model": {
+                    "type": "Unigram", "unk_id": model.trainer_spec.unk_id, "byte_fallback": False,
+                    "vocab": [[piece.piece, piece.score] for piece in model.pieces],
+                },
+            },
+            file,
+        )
+
+
 def environment():
     """Jinja as transformers configures it."""
     import jinja2
@@ -189,6 +227,8 @@ def render():
 if __name__ == "__main__":
     if len(sys.argv) == 3 and sys.argv[1] == "tokenize":
         tokenize(sys.argv[2])
+    elif len(sys.argv) == 3 and sys.argv[1] == "unigram":
+        unigram(sys.argv[2])
     elif len(sys.argv) == 2 and sys.argv[1] == "render":
         render()
     else:

@@ -113,8 +113,10 @@ extension TokenizerSpec {
       throw .invalidValue(
         path: "tokenizer.ggml.scores", seen: "\(scores.count) values", expected: "\(count), one for each token")
     }
-    for (id, score) in scores.enumerated() where score.isNaN {
-      throw .invalidValue(path: "tokenizer.ggml.scores[\(id)]", seen: "NaN", expected: "a number")
+    for (id, score) in scores.enumerated() where !(Double(score).magnitude <= UnigramModel.largestScore) {
+      throw .invalidValue(
+        path: "tokenizer.ggml.scores[\(id)]", seen: "\(score)",
+        expected: "a number of magnitude at most \(UnigramModel.largestScore)")
     }
   }
 

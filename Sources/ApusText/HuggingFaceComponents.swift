@@ -49,6 +49,9 @@ enum ComponentReader {
       path: path + ".pattern", seen: JinjaValue.mapping(pattern).shown, expected: "a String or a Regex")
   }
 
+  /// Longer patterns are refused: it bounds the work at one position of the text.
+  private static let longestPattern = 1024
+
   // MARK: Normalizers
 
   static func normalizers(_ value: JinjaValue, _ path: String) throws(TokenizerError) -> [Normalizer] {
@@ -63,6 +66,8 @@ enum ComponentReader {
       return steps
     case "NFC": return [.nfc]
     case "NFD": return [.nfd]
+    case "NFKC": return [.nfkc]
+    case "NFKD": return [.nfkd]
     case "Lowercase": return [.lowercase]
     case "StripAccents": return [.stripAccents]
     case "Strip":
@@ -76,8 +81,9 @@ enum ComponentReader {
       let (pattern, isRegex) = try pattern(mapping, path)
       let content = Array(try string(mapping, "content", path).utf8)
       if !isRegex {
-        guard !pattern.isEmpty else {
-          throw .invalidValue(path: path + ".pattern", seen: "\"\"", expected: "a string that is not empty")
+        guard !pattern.isEmpty && pattern.utf8.count <= longestPattern else {
+          throw .invalidValue(
+            path: path + ".pattern", seen: "\(pattern.utf8.count) bytes", expected: "1 to \(longestPattern) bytes")
         }
         return [.replace(Array(pattern.utf8), with: content)]
       }
@@ -102,7 +108,9 @@ enum ComponentReader {
     case let other:
       throw .unsupported(
         path: path + ".type", seen: "\"\(other)\"",
-        expected: "Sequence, NFC, NFD, Lowercase, StripAccents, Strip, Prepend, Replace, BertNormalizer, Precompiled")
+        expected:
+          "Sequence, NFC, NFD, NFKC, NFKD, Lowercase, StripAccents, Strip, Prepend, Replace, BertNormalizer, Precompiled"
+      )
     }
   }
 
@@ -193,8 +201,9 @@ enum ComponentReader {
     let behavior = try behavior(mapping, path, default: .isolated)
     let invert = try flag(mapping, "invert", path, default: false)
     let (text, isRegex) = try pattern(mapping, path)
-    guard !text.isEmpty else {
-      throw .invalidValue(path: path + ".pattern", seen: "\"\"", expected: "a pattern that is not empty")
+    guard !text.isEmpty && text.utf8.count <= longestPattern else {
+      throw .invalidValue(
+        path: path + ".pattern", seen: "\(text.utf8.count) bytes", expected: "1 to \(longestPattern) bytes")
     }
     if !isRegex { return .split(.literal(Array(text.utf8)), behavior, invert: invert) }
     guard let pattern = patterns[text] else {

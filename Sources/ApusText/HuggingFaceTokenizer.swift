@@ -419,8 +419,8 @@ private struct TokenizerFile {
     switch try modelField("max_input_chars_per_word") {
     case .none: break
     case let value:
-      guard let number = value.asInteger, number > 0, number <= 10_000 else {
-        throw .invalidValue(path: "model.max_input_chars_per_word", seen: value.shown, expected: "1 to 10000")
+      guard let number = value.asInteger, number > 0, number <= 1_000 else {
+        throw .invalidValue(path: "model.max_input_chars_per_word", seen: value.shown, expected: "1 to 1000")
       }
       longest = number
     }
@@ -460,10 +460,10 @@ private struct TokenizerFile {
         default: try reader.skip()
         }
       }
-      guard parts == 2, let score, score.isFinite else {
+      guard parts == 2, let score, score.magnitude <= UnigramModel.largestScore else {
         throw TokenizerError.invalidValue(
-          path: "model.vocab[\(index)]", seen: "\(parts) parts without a finite score",
-          expected: "a pair of piece and score")
+          path: "model.vocab[\(index)]", seen: "\(parts) parts without a usable score",
+          expected: "a pair of piece and score, of magnitude at most \(UnigramModel.largestScore)")
       }
       entries.append(buffer)
       scores.append(score)

@@ -10,12 +10,14 @@ public struct IncrementalDetokenizer: Sendable {
   private let skipSpecial: Bool
   private let style: DecodingStyle
   private var decoder = UTF8StreamDecoder()
-  private var isAtStart = true
+  private var isAtStart: Bool
 
-  /// `skipSpecial` leaves control tokens out of the text.
-  public init(tokenizer: any Tokenizer, skipSpecial: Bool = true) {
+  /// `skipSpecial` leaves control tokens out of the text. `continuing` says that the ids go on after earlier text, such
+  /// as a prompt: then a space at the start belongs to the text even where the tokenizer puts one before every text.
+  public init(tokenizer: any Tokenizer, skipSpecial: Bool = true, continuing: Bool = false) {
     self.tokenizer = tokenizer
     self.skipSpecial = skipSpecial
+    isAtStart = !continuing
     style = tokenizer.decodingStyle
   }
 

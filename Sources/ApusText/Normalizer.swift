@@ -2,6 +2,8 @@
 enum Normalizer: Sendable, Equatable {
   case nfc
   case nfd
+  case nfkc
+  case nfkd
   case lowercase
   /// Removes nonspacing marks.
   case stripAccents
@@ -19,6 +21,8 @@ enum Normalizer: Sendable, Equatable {
     switch self {
     case .nfc: return UTF8Text.nfc(bytes)
     case .nfd: return UTF8Text.nfd(bytes)
+    case .nfkc: return UTF8Text.nfkc(bytes)
+    case .nfkd: return UTF8Text.nfkd(bytes)
     case .lowercase: return UTF8Text.lowercased(bytes)
     case .stripAccents: return Self.without(BertTable.mark, bytes)
     case .replace(let pattern, let replacement): return Self.replacing(bytes, pattern, replacement)
@@ -154,7 +158,15 @@ struct CharsMap: Sendable, Equatable {
     guard size > 0, size % 4 == 0, size <= blob.count - 4 else { return nil }
     units = (0..<(size / 4)).map { word(4 + 4 * $0) }
     replacements = Array(blob[(4 + size)...])
+    var length = 0
+    for byte in replacements {
+      length = byte == 0 ? 0 : length + 1
+      if length > Self.longestReplacement { return nil }
+    }
   }
+
+  /// The longest real replacement has 33 bytes (U+FDFA under NFKC); the limit bounds how much a text can grow.
+  private static let longestReplacement = 64
 
   /// The longest prefix of `bytes[start..<end]` that the trie holds, as (its end, replacement index).
   private func longestMatch(_ bytes: [UInt8], _ start: Int, _ end: Int) -> (Int, Int)? {

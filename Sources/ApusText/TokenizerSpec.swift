@@ -39,6 +39,14 @@ public struct TokenizerSpec: Sendable {
 
   /// Checks the parts against each other and indexes them. Throws `TokenizerError`. O(bytes of all pieces).
   public func makeTokenizer() throws(TokenizerError) -> TextTokenizer {
+    try checkNormalizers()
+    if case .unigram = model {
+      for id in 0..<pieces.count where pieces.range(id).count > UnigramModel.longestPiece {
+        throw .invalidValue(
+          path: "vocabulary[\(id)]", seen: "\(pieces.range(id).count) bytes",
+          expected: "at most \(UnigramModel.longestPiece) bytes")
+      }
+    }
     let vocabulary = Vocabulary(pieces: pieces, kinds: kinds)
     for token in addedTokens {
       try Self.check(token, count: pieces.count)
@@ -80,6 +88,30 @@ public struct TokenizerSpec: Sendable {
         normalized, texts: normalized.map { token in normalizers.reduce(Array(token.content.utf8)) { $1.apply($0) } }),
       prefixIDs: prefixIDs, suffixIDs: suffixIDs, texts: texts, specialTokens: specialTokens,
       decodingStyle: decodingStyle)
+  }
+
+  /// Normalisation may lengthen text, but only so much: hostile replacements must not multiply it without bound.
+  private func checkNormalizers() throws(TokenizerError) {
+    let largestGrowth = 256
+    let longestPrefix = 4096
+    var growth = 1
+    for normalizer in normalizers {
+      switch normalizer {
+      case .replace(let pattern, let replacement):
+        growth *= max(1, (replacement.count + pattern.count - 1) / pattern.count)
+      case .collapseSpaces(let replacement): growth *= max(1, (replacement.count + 1) / 2)
+      case .prepend(let prefix) where prefix.count > longestPrefix: growth = .max / 2
+      default: break
+      }
+      guard growth <= largestGrowth else {
+        throw .invalidValue(
+          path: "normalizer", seen: "replacements that make a text more than \(largestGrowth) times as long",
+          expected: "less growth")
+      }
+    }
+    guard normalizers.count <= 64 else {
+      throw .invalidValue(path: "normalizer", seen: "\(normalizers.count) steps", expected: "at most 64")
+    }
   }
 
   private static func check(_ token: AddedToken, count: Int) throws(TokenizerError) {

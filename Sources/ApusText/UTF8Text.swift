@@ -94,6 +94,19 @@ enum UTF8Text {
     return encode(UnicodeTable.shared.decomposed(scalars(bytes)))
   }
 
+  /// Normalisation form KC.
+  static func nfkc(_ bytes: [UInt8]) -> [UInt8] {
+    guard bytes.contains(where: { $0 >= 0x80 }) else { return bytes }
+    let table = UnicodeTable.shared
+    return encode(table.composed(table.decomposed(CompatibilityTable.shared.expanded(scalars(bytes)))))
+  }
+
+  /// Normalisation form KD.
+  static func nfkd(_ bytes: [UInt8]) -> [UInt8] {
+    guard bytes.contains(where: { $0 >= 0x80 }) else { return bytes }
+    return encode(UnicodeTable.shared.decomposed(CompatibilityTable.shared.expanded(scalars(bytes))))
+  }
+
   /// Lower case by scalar, without context (final sigma stays σ), as the reference normalizers do.
   static func lowercased(_ bytes: [UInt8]) -> [UInt8] {
     let table = UnicodeTable.shared

@@ -230,6 +230,42 @@ struct BertTable: Sendable {
   }
 }
 
+/// Compatibility decompositions, unpacked when a tokenizer first asks for form KC or KD.
+struct CompatibilityTable: Sendable {
+  static let shared = CompatibilityTable()
+
+  private var expansions: [UInt32: [UInt32]] = [:]
+
+  private init() {
+    var reader = LEBReader(UnicodeData.compatibility)
+    var scalar: UInt32 = 0
+    while !reader.isAtEnd {
+      scalar += reader.next()
+      var expansion: [UInt32] = []
+      var last = Int(scalar)
+      for _ in 0..<reader.next() {
+        last += reader.zigzag()
+        expansion.append(UInt32(truncatingIfNeeded: last))
+      }
+      expansions[scalar] = expansion
+    }
+  }
+
+  /// The scalars with each one that has a compatibility decomposition replaced by it, in full.
+  func expanded(_ scalars: [UInt32]) -> [UInt32] {
+    var output: [UInt32] = []
+    output.reserveCapacity(scalars.count)
+    for scalar in scalars {
+      if scalar >= 0x80, let expansion = expansions[scalar] {
+        output.append(contentsOf: expansion)
+      } else {
+        output.append(scalar)
+      }
+    }
+    return output
+  }
+}
+
 /// Reads LEB128 numbers out of base64 text that the generator wrote.
 private struct LEBReader {
   private var bytes: [UInt8] = []

@@ -7,6 +7,12 @@ struct UnigramModel: Sendable {
   private let trie: PieceTrie
   private let unknownScore: Double
 
+  /// Larger scores are refused when a tokenizer is built, so that no sum of scores overflows.
+  static let largestScore = 1e30
+
+  /// Longer pieces are refused when a tokenizer is built: it bounds the work at one position of the text.
+  static let longestPiece = 1024
+
   /// How much worse than the worst piece an unknown scalar scores (sentencepiece, unigram_model.cc).
   private static let unknownPenalty = 10.0
 

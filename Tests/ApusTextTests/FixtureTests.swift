@@ -45,7 +45,7 @@ import Testing
 
   @Test("There are fixtures to check")
   func present() {
-    #expect(Self.tokenizers.count == 10)
+    #expect(Self.tokenizers.count == 12)
     #expect(Self.tokenizers.allSatisfy { $0.cases.count > 80 })
     #expect(Self.load("templates.json").count > 100)
   }

@@ -55,7 +55,7 @@ import Testing
     var generator = SeededGenerator(seed: seed)
     var built = 0
     var refused = 0
-    for round in 0..<9_000 {
+    for round in 0..<12_000 {
       let json = Self.mutate(Self.files[round % Self.files.count], &generator)
       do throws(TokenizerError) {
         let tokenizer = try TokenizerSpec(json: json).makeTokenizer()
@@ -81,7 +81,7 @@ import Testing
     let entries = Fixtures.load("templates.json")
     var rendered = 0
     var refused = 0
-    for _ in 0..<6_000 {
+    for _ in 0..<8_000 {
       guard let entry = entries.randomElement(using: &generator), case .mapping(let variables)? = entry["variables"],
         let source = Fixtures.text(entry["template"])
       else { continue }
@@ -100,6 +100,50 @@ import Testing
     }
     print("\(rendered) rendered, \(refused) refusals")
     #expect(rendered > 0 && refused > 0)
+  }
+
+  @Test("Mutated GGUF metadata gives a tokenizer or a typed error")
+  func metadata() {
+    let seed = UInt64.random(in: 0...UInt64.max)
+    print("seed: \(seed)")
+    var generator = SeededGenerator(seed: seed)
+    var built = 0
+    for _ in 0..<4_000 {
+      func pick<T>(_ values: [T]) -> T { values[Int.random(in: 0..<values.count, using: &generator)] }
+      let words = [
+        "a", "b", "ab", "Ġ", "Ġa", "", "▁", "▁a", "##b", "<0x41>", "<0xZZ>", "<e>", "日", "\u{FFFD}", "[UNK]",
+      ]
+      let tokens = (0..<Int.random(in: 0...12, using: &generator)).map { _ in pick(words) }
+      var metadata = GGUFTokenizerMetadata(
+        model: pick(["gpt2", "llama", "t5", "bert"]), tokens: ByteStrings(tokens))
+      metadata.pre = pick([nil, "gpt-2", "smollm", "qwen2", "llama-bpe", "default", "deepseek-v3", "tekken", "x"])
+      metadata.merges = pick([nil, [], ["a b"], ["Ġ a", "a b"], ["a"], [" "], ["a  b"]])
+      let count = pick([tokens.count, tokens.count, tokens.count, 3])
+      metadata.scores = pick([
+        nil, (0..<count).map { -Float($0) }, Array(repeating: 0, count: count),
+        Array(repeating: .infinity, count: count),
+        Array(repeating: -1e30, count: count),
+      ])
+      metadata.tokenTypes = pick([nil, (0..<count).map { _ in Int32.random(in: 1...6, using: &generator) }])
+      for key in [\GGUFTokenizerMetadata.bosID, \.eosID, \.unknownID, \.separatorID, \.clsID, \.eotID] {
+        metadata[keyPath: key] = pick([nil, 0, 1, Int32(tokens.count - 1), Int32(tokens.count), -1, .max])
+      }
+      metadata.addBOS = pick([nil, true, false])
+      metadata.addEOS = pick([nil, true, false])
+      metadata.addSpacePrefix = pick([nil, true, false])
+      metadata.removeExtraWhitespaces = pick([nil, true])
+      metadata.precompiledCharsMap = pick([nil, [], [1, 2, 3], [4, 0, 0, 0, 1, 2, 3, 4, 97, 0]])
+      do throws(TokenizerError) {
+        let tokenizer = try TokenizerSpec(gguf: metadata).makeTokenizer()
+        let ids = tokenizer.encode(RandomText.make(&generator), options: EncodingOptions(parseSpecial: true))
+        #expect(ids.allSatisfy { $0 >= 0 && $0 < tokenizer.vocabularySize })
+        _ = tokenizer.decode(ids)
+        built += 1
+      } catch {
+        #expect(!error.description.isEmpty)
+      }
+    }
+    #expect(built > 0)
   }
 
   @Test("Random ids decode to text, whatever their order")

@@ -59,9 +59,31 @@ import Testing
     try compare(texts, model)
   }
 
+  @Test(
+    "A freshly trained SentencePiece unigram model with its NFKC table gives the reference's ids",
+    .enabled(if: Peer.isAvailable, "needs APUS_PEER_PYTHON"))
+  func trainedUnigram() throws {
+    let url = FileManager.default.temporaryDirectory.appendingPathComponent("apus-unigram-\(UUID().uuidString).json")
+    defer { try? FileManager.default.removeItem(at: url) }
+    let lines = try Peer.lines.get()
+    _ = try Peer.run(
+      "reference.py", ["unigram", url.path], input: JSONEncoder().encode(Array(lines.prefix(4_000))))
+    let tokenizer = try TokenizerSpec(json: [UInt8](Data(contentsOf: url))).makeTokenizer()
+    let seed = UInt64.random(in: 0...UInt64.max)
+    print("seed of the random strings: \(seed)")
+    var generator = SeededGenerator(seed: seed)
+    let texts = Array(lines.suffix(4_000)) + (0..<4_000).map { _ in RandomText.make(&generator) }
+    try compare(texts, "unigram", tokenizer, Peer.tokenize(texts, model: url))
+  }
+
   private func compare(_ texts: [String], _ model: Model) throws {
-    let tokenizer = try model.tokenizer()
     let reference = try Peer.tokenize(texts, model: try #require(Models.url(model.file)))
+    try compare(texts, model.name, model.tokenizer(), reference)
+  }
+
+  private func compare(
+    _ texts: [String], _ name: String, _ tokenizer: TextTokenizer, _ reference: Peer.Tokenized
+  ) throws {
     var different = 0
     var decodedDifferently = 0
     var roundTrips = 0
@@ -70,7 +92,7 @@ import Testing
       if ids != reference.ids[index] {
         different += 1
         if different <= 5 {
-          print("\(model.name) \(text.debugDescription)\n  ours      \(ids)\n  reference \(reference.ids[index])")
+          print("\(name) \(text.debugDescription)\n  ours      \(ids)\n  reference \(reference.ids[index])")
         }
       }
       let decoded = tokenizer.decode(ids)
@@ -78,7 +100,7 @@ import Testing
         decodedDifferently += 1
         if decodedDifferently <= 5 {
           print(
-            "\(model.name) decodes \(decoded.debugDescription)\n  reference \(reference.decoded[index].debugDescription)"
+            "\(name) decodes \(decoded.debugDescription)\n  reference \(reference.decoded[index].debugDescription)"
           )
         }
       }
@@ -87,7 +109,7 @@ import Testing
       #expect(!referenceRoundTrips || decoded.utf8.elementsEqual(text.utf8), "the reference's round trip is exact")
     }
     print(
-      "\(model.name): \(texts.count) texts, \(different) with other ids, \(decodedDifferently) decoded differently, "
+      "\(name): \(texts.count) texts, \(different) with other ids, \(decodedDifferently) decoded differently, "
         + "\(roundTrips) come back exactly")
     #expect(different == 0)
     #expect(decodedDifferently == 0)
