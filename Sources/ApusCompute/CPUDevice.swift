@@ -50,9 +50,11 @@ public final class CPUDevice: Device {
         tiles += (p.weight.rows + Self.tileRows - 1) / Self.tileRows
         weightBytes += p.weight.byteCount
       }
-      // Few rows: the weights' bytes are the work. Many rows: the products are, and a tile is enough to claim.
+      // Each claim prepares the activations for its tiles anew, so claims are as large as balance allows.
       let tileBytes = max(1, weightBytes / max(1, tiles))
-      let grain = x.rows > 16 ? 1 : max(1, min(Self.grainBytes / tileBytes, tiles / (4 * pool.threads)))
+      let balanced = max(1, tiles / (4 * pool.threads))
+      let grain =
+        pool.threads == 1 ? tiles : x.rows > 16 ? balanced : max(1, min(Self.grainBytes / tileBytes, balanced))
       pool.parallelFor(items: tiles, grain: grain) { range, thread in
         var first = 0
         for p in projections {
