@@ -13,10 +13,13 @@ import PackageDescription
   let levels: [(name: String, flags: [String])] = [("KernelsV2", [])]
 #endif
 
+// Whole-module also in debug builds: the kernels are made of small functions in many files that must be inlined, and code
+// that is not (a generic of the standard library) would be shared by the levels when they are linked.
+let kernelFlags = ["-Ounchecked", "-disable-batch-mode", "-whole-module-optimization", "-num-threads", "1"]
 let kernels: [Target] = levels.map { level in
   .target(
     name: level.name, dependencies: ["CSIMD", "KernelInterface"],
-    swiftSettings: [.unsafeFlags(["-Ounchecked"] + level.flags)],
+    swiftSettings: [.unsafeFlags(kernelFlags + level.flags)],
     linkerSettings: [.linkedLibrary("m")])
 }
 
