@@ -69,10 +69,11 @@ struct Weights {
 
 /// What the model of a config gives for eight tokens, with weights that depend only on their names.
 func output(_ config: any ModelConfig) throws -> [Float] {
-  let tokens = (0..<64).map { "t\($0)" }
+  var vocabulary = GGUFTokenizerMetadata(model: "bert", tokens: ByteStrings((0..<64).map { "t\($0)" }))
+  vocabulary.unknownID = 0
   let model = try LoadedModel(
     name: "variant", architecture: "composed", config: config,
-    tokenizer: TokenizerSpec(gguf: GGUFTokenizerMetadata(model: "bert", tokens: ByteStrings(tokens))).makeTokenizer(),
+    tokenizer: TokenizerSpec(gguf: vocabulary).makeTokenizer(),
     parameters: { specs in
       func seeded(_ path: String) -> Weights { Weights(state: path.utf8.reduce(5381) { $0 &* 33 &+ UInt64($1) }) }
       return try Parameters(
