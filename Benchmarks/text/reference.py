@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """The reference implementations behind one pipe, for the comparisons in Tests/ApusTextTests.
 
-usage: reference.py tokenize MODEL < {"texts": […], "parse_special": bool} > {"ids": [[…]], "decoded": […]}
+usage: reference.py tokenize MODEL < {"texts": […], "parse_special": bool} > {"ids": [[…]], "decoded": […],
+                                        "seconds": CPU seconds of encoding all texts, the median of "rounds"}
        reference.py unigram OUTPUT < ["text", …]      trains SentencePiece on the texts and writes a tokenizer.json
        reference.py render         < [{"template": …, "variables": {…}}]   > [{"output": …} | {"error": …}]
 
@@ -114,10 +115,23 @@ def sentencepiece_model(metadata):
     return sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
 
 
+def timed(rounds, encode):
+    """The result of `encode` and the median of its CPU seconds."""
+    import time
+
+    seconds = []
+    for _ in range(rounds):
+        start = time.process_time()
+        result = encode()
+        seconds.append(time.process_time() - start)
+    return result, sorted(seconds)[rounds // 2]
+
+
 def tokenize(path):
     request = json.load(sys.stdin)
     texts = request["texts"]
     parse_special = request.get("parse_special", False)
+    rounds = request.get("rounds", 1)
     if path.endswith(".json"):
         from tokenizers import Tokenizer
 
@@ -128,15 +142,16 @@ def tokenize(path):
         metadata = gguf_metadata(path)
         if metadata["tokenizer.ggml.model"] == b"llama":
             model = sentencepiece_model(metadata)
-            ids = [model.encode(text) for text in texts]
-            json.dump({"ids": ids, "decoded": [model.decode(i) for i in ids]}, sys.stdout)
+            ids, seconds = timed(rounds, lambda: [model.encode(text) for text in texts])
+            json.dump({"ids": ids, "decoded": [model.decode(i) for i in ids], "seconds": seconds}, sys.stdout)
             return
         tokenizer = byte_level(metadata)
     tokenizer.encode_special_tokens = not parse_special
     add_special = request.get("add_special", False)
-    ids = [e.ids for e in tokenizer.encode_batch(texts, add_special_tokens=add_special)]
+    encodings, seconds = timed(rounds, lambda: tokenizer.encode_batch(texts, add_special_tokens=add_special))
+    ids = [encoding.ids for encoding in encodings]
     decoded = tokenizer.decode_batch(ids, skip_special_tokens=True)
-    json.dump({"ids": ids, "decoded": decoded}, sys.stdout)
+    json.dump({"ids": ids, "decoded": decoded, "seconds": seconds}, sys.stdout)
 
 
 def unigram(path):
@@ -158,7 +173,9 @@ def unigram(path):
     with open(path, "w") as file:
         json.dump(
             {
-                "version": "1.0", "truncation": None, "padding": None, "added_tokens": [],
+                "version": "1.0", "truncation": None, "padding": None,
+                "added_tokens": [{"id": model.trainer_spec.unk_id, "content": "<unk>", "special": True, "lstrip": False,
+                                  "rstrip": False, "normalized": False, "single_word": False}],
                 "normalizer": {
                     "type": "Sequence",
                     "normalizers": [

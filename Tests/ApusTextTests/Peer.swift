@@ -28,6 +28,9 @@ enum Peer {
     let process = Process()
     process.executableURL = URL(fileURLWithPath: python)
     process.arguments = [scripts.appendingPathComponent(script).path] + arguments
+    var environment = ProcessInfo.processInfo.environment
+    environment["TOKENIZERS_PARALLELISM"] = "false"
+    process.environment = environment
     process.standardInput = try FileHandle(forReadingFrom: inputURL)
     process.standardOutput = try FileHandle(forWritingTo: outputURL)
     try process.run()
@@ -41,14 +44,17 @@ enum Peer {
   struct Tokenized: Decodable {
     var ids: [[Int32]]
     var decoded: [String]
+    /// CPU seconds of encoding all texts.
+    var seconds: Double
   }
 
-  static func tokenize(_ texts: [String], model: URL, parseSpecial: Bool = false) throws -> Tokenized {
+  static func tokenize(_ texts: [String], model: URL, parseSpecial: Bool = false, rounds: Int = 1) throws -> Tokenized {
     struct Request: Encodable {
       var texts: [String]
       var parse_special: Bool
+      var rounds: Int
     }
-    let input = try JSONEncoder().encode(Request(texts: texts, parse_special: parseSpecial))
+    let input = try JSONEncoder().encode(Request(texts: texts, parse_special: parseSpecial, rounds: rounds))
     return try JSONDecoder().decode(
       Tokenized.self, from: run("reference.py", ["tokenize", model.path], input: input))
   }

@@ -44,14 +44,19 @@ import Testing
         let json = [UInt8](try Data(contentsOf: try #require(Models.url(model.file))))
         load = try Self.median(5) { _ = try TokenizerSpec(json: json).makeTokenizer() }
       }
-      print("\(model.name): load \(Int(load * 1e4) / 10) ms".replacing(".0 ms", with: " ms"))
+      print("\(model.name): load \((load * 1e4).rounded() / 10) ms")
       let tokenizer = try model.tokenizer()
       for (name, text) in texts {
         var count = 0
         let seconds = Self.median(5) { count = tokenizer.encode(text).count }
         let tokens = Int(Double(count) / seconds)
         let megabytes = Double(text.utf8.count) / seconds / 1e6
-        print("\(model.name) \(name): \(text.utf8.count) bytes, \(count) tokens, \(tokens) tokens/s, \(megabytes) MB/s")
+        // The reference runs in its own process right after, on the same text, in one thread.
+        let reference = try Peer.tokenize([text], model: try #require(Models.url(model.file)), rounds: 5)
+        let ratio = (10 * reference.seconds / seconds).rounded() / 10
+        print(
+          "\(model.name) \(name): \(text.utf8.count) bytes, \(count) tokens, \(tokens) tokens/s, "
+            + "\((10 * megabytes).rounded() / 10) MB/s, \(ratio) times the reference")
       }
       let word = String(repeating: "a", count: 1_000_000)
       let seconds = Self.median(1) { _ = tokenizer.encode(word) }
