@@ -78,6 +78,7 @@ func int8Loop(_ iterations: Int) -> Double {
         var low = zeros(InlineArray<4, SIMD16<Int16>>.self)
         var high = zeros(InlineArray<4, SIMD16<Int16>>.self)
         for _ in 0..<iterations {
+          csimd_touch(a)
           for m in 0..<4 {
             low[m] &+= csimd_dot2(bytes, dwords + 4 * m)
             high[m] &+= csimd_dot2(bytes + 32, dwords + 4 * m)

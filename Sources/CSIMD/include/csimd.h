@@ -51,6 +51,9 @@ CSIMD_INLINE void csimd_touch(void *p) { __asm__ volatile("" : : "r"(p) : "memor
 // Fetches the cache line at `p` into L2.
 CSIMD_INLINE void csimd_prefetch(const void *p) { __builtin_prefetch(p, 0, 2); }
 
+// Fetches the cache line at `p` into L1, to be written.
+CSIMD_INLINE void csimd_prefetch_near(const void *p) { __builtin_prefetch(p, 1, 3); }
+
 // 1024 zero bytes.
 CSIMD_INLINE const void *csimd_zeros(void) {
   static const uint8_t zeros[1024] __attribute__((aligned(64)));
