@@ -298,10 +298,16 @@ private let maxRowsPerPass = 4096
 
 /// Few rows, without a tile: as many of the weight rows as make whole tiles. Returns how many weight rows are done.
 @inline(__always) private func direct<Kind: DirectKind>(_: Kind.Type, _ a: QuantizedMatmulArguments) -> Int {
-  if compiledLevel != 4 || a.layout.rows > Kind.directRows { return 0 }
+  // At v3 more than two rows do not fit in the registers.
+  let most = compiledLevel == 4 ? Kind.directRows : compiledLevel == 3 ? 2 : 0
+  if a.layout.rows > most { return 0 }
   switch a.layout.rows {
   case 1: return directRows(Kind.self, InlineArray<1, Void>.self, a)
   case 2: return directRows(Kind.self, InlineArray<2, Void>.self, a)
+  default: break
+  }
+  if compiledLevel != 4 { return 0 }
+  switch a.layout.rows {
   case 3, 4: return directRows(Kind.self, InlineArray<4, Void>.self, a)
   default: return directRows(Kind.self, InlineArray<8, Void>.self, a)
   }

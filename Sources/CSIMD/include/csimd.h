@@ -259,19 +259,43 @@ CSIMD_INLINE csimd_i32x16 csimd_dot4(csimd_i32x16 acc, csimd_u8x64 w, const void
 #endif
 }
 
+// The AVX2 dot product: eight dwords of w (at a pointer, or the lower or upper half of a vector) times the four signed
+// bytes at `a`, as sums of two neighbouring products that saturate at 16 bits.
 #if defined(__AVX2__)
-// Sums of neighbouring products of unsigned and signed bytes, saturating at 16 bits.
-CSIMD_INLINE csimd_i16x16 csimd_dot2(const void *w, const void *a) {
+CSIMD_INLINE csimd_i16x16 csimd_dot2_vectors(__m256i w, const void *a) {
   int32_t dword;
   __builtin_memcpy(&dword, a, 4);
-  return (csimd_i16x16)_mm256_maddubs_epi16(_mm256_loadu_si256((const __m256i *)w), _mm256_set1_epi32(dword));
+  return (csimd_i16x16)_mm256_maddubs_epi16(w, _mm256_set1_epi32(dword));
 }
-// The same for signed w.
-CSIMD_INLINE csimd_i16x16 csimd_dot2_signed(const void *w, const void *a) {
+// For signed w: its sign moves to the other factor.
+CSIMD_INLINE csimd_i16x16 csimd_dot2_signed_vectors(__m256i w, const void *a) {
   int32_t dword;
   __builtin_memcpy(&dword, a, 4);
-  __m256i x = _mm256_loadu_si256((const __m256i *)w);
-  return (csimd_i16x16)_mm256_maddubs_epi16(_mm256_abs_epi8(x), _mm256_sign_epi8(_mm256_set1_epi32(dword), x));
+  return (csimd_i16x16)_mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(_mm256_set1_epi32(dword), w));
+}
+CSIMD_INLINE __m256i csimd_low_half_of(csimd_u32x16 w) {
+  return (__m256i)__builtin_shufflevector(w, w, 0, 1, 2, 3, 4, 5, 6, 7);
+}
+CSIMD_INLINE __m256i csimd_high_half_of(csimd_u32x16 w) {
+  return (__m256i)__builtin_shufflevector(w, w, 8, 9, 10, 11, 12, 13, 14, 15);
+}
+CSIMD_INLINE csimd_i16x16 csimd_dot2(const void *w, const void *a) {
+  return csimd_dot2_vectors(_mm256_loadu_si256((const __m256i *)w), a);
+}
+CSIMD_INLINE csimd_i16x16 csimd_dot2_signed(const void *w, const void *a) {
+  return csimd_dot2_signed_vectors(_mm256_loadu_si256((const __m256i *)w), a);
+}
+CSIMD_INLINE csimd_i16x16 csimd_dot2_low(csimd_u32x16 w, const void *a) {
+  return csimd_dot2_vectors(csimd_low_half_of(w), a);
+}
+CSIMD_INLINE csimd_i16x16 csimd_dot2_high(csimd_u32x16 w, const void *a) {
+  return csimd_dot2_vectors(csimd_high_half_of(w), a);
+}
+CSIMD_INLINE csimd_i16x16 csimd_dot2_signed_low(csimd_u32x16 w, const void *a) {
+  return csimd_dot2_signed_vectors(csimd_low_half_of(w), a);
+}
+CSIMD_INLINE csimd_i16x16 csimd_dot2_signed_high(csimd_u32x16 w, const void *a) {
+  return csimd_dot2_signed_vectors(csimd_high_half_of(w), a);
 }
 // Sums of neighbours, exact.
 CSIMD_INLINE csimd_i32x8 csimd_widen_pairs(csimd_i16x16 x) {
@@ -281,6 +305,10 @@ CSIMD_INLINE csimd_i32x8 csimd_widen_pairs(csimd_i16x16 x) {
 // Never called below AVX2; here so that one Swift source compiles at every level.
 CSIMD_INLINE csimd_i16x16 csimd_dot2(const void *w, const void *a) { (void)w; (void)a; __builtin_trap(); }
 CSIMD_INLINE csimd_i16x16 csimd_dot2_signed(const void *w, const void *a) { (void)w; (void)a; __builtin_trap(); }
+CSIMD_INLINE csimd_i16x16 csimd_dot2_low(csimd_u32x16 w, const void *a) { (void)w; (void)a; __builtin_trap(); }
+CSIMD_INLINE csimd_i16x16 csimd_dot2_high(csimd_u32x16 w, const void *a) { (void)w; (void)a; __builtin_trap(); }
+CSIMD_INLINE csimd_i16x16 csimd_dot2_signed_low(csimd_u32x16 w, const void *a) { (void)w; (void)a; __builtin_trap(); }
+CSIMD_INLINE csimd_i16x16 csimd_dot2_signed_high(csimd_u32x16 w, const void *a) { (void)w; (void)a; __builtin_trap(); }
 CSIMD_INLINE csimd_i32x8 csimd_widen_pairs(csimd_i16x16 x) { (void)x; __builtin_trap(); }
 #endif
 CSIMD_INLINE csimd_i32x16 csimd_join(csimd_i32x8 a, csimd_i32x8 b) {
