@@ -41,6 +41,8 @@ public final class SerialEngine: TextEngine {
   public let contextLength: Int
   public let tokenizer: any Tokenizer
   private let model: LoadedModel
+  /// Nil for a model without a template.
+  private let formatter: ChatFormatter?
   private let thread: EngineThread<TextGenerator>
 
   /// Makes the runner on the engine's thread and waits for it. Throws what `TextGenerator.init` throws.
@@ -48,25 +50,32 @@ public final class SerialEngine: TextEngine {
     self.model = model
     name = model.name
     tokenizer = model.tokenizer
+    formatter = model.chatTemplate == nil ? nil : try ChatFormatter(model)
     thread = EngineThread(name: "apus-engine") { try TextGenerator(model, options) }
     contextLength = try await thread.run { $0.contextLength }
   }
 
   public func stop() { thread.stop() }
 
+  private func tokens(of prompt: Prompt) throws -> [Int32] {
+    if case .chat(let messages, let tools) = prompt, let formatter {
+      return try formatter.tokens(messages: messages, tools: tools)
+    }
+    return try model.tokens(of: prompt)
+  }
+
   public func answer(_ prompt: Prompt, _ options: GenerationOptions) async throws -> AnswerStream {
     let cancellation = Cancellation()
-    let model = model
     let (events, sink) = AsyncThrowingStream<GenerationEvent, any Error>.makeStream()
     sink.onTermination = { _ in cancellation.cancel() }
     let promptTokens: Int = try await withTaskCancellationHandler {
       try await withCheckedThrowingContinuation { continuation in
-        let isAccepted = thread.enqueue { generator in
+        let isAccepted = thread.enqueue { [self] generator in
           var hasStarted = false
           do {
             if cancellation.isCancelled { throw CancellationError() }
             let generator = try generator.get()
-            let tokens = try model.tokens(of: prompt)
+            let tokens = try tokens(of: prompt)
             try generator.generate(tokens, options, cancellation: cancellation) { event in
               if case .started(let promptTokens, _) = event {
                 hasStarted = true

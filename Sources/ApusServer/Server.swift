@@ -38,8 +38,8 @@ public struct Server: Sendable {
   }
 
   /// Every route.
-  func router() -> Router<BasicRequestContext> {
-    let router = Router()
+  func router() -> Router<ServerContext> {
+    let router = Router(context: ServerContext.self)
     router.add(middleware: ErrorMiddleware(bodyLimit: options.bodyLimit))
     router.get("health") { _, _ in try Response.json(["status": "ok"]) }
     router.group("v1")

@@ -98,9 +98,13 @@ final class ScriptedRunner: SequenceRunner {
     }
     steps.append(inputs[0].tokens.count)
     let id = inputs[0].sequence
-    sequences[id]! += inputs[0].tokens
+    var rows: [[Float]] = []
+    for token in inputs[0].tokens {
+      sequences[id]!.append(token)
+      if inputs[0].logits == .all { rows.append(logits(sequences[id]!)) }
+    }
     precondition(sequences[id]!.count <= contextLength, "the context overflowed")
-    let row = inputs[0].logits == .none ? [Float](repeating: .nan, count: vocabularySize) : logits(sequences[id]!)
-    return try body(Logits(tensor: Tensor(1, vocabularySize, row)))
+    if inputs[0].logits == .last { rows.append(logits(sequences[id]!)) }
+    return try body(Logits(tensor: Tensor(rows.count, vocabularySize, rows.flatMap { $0 })))
   }
 }

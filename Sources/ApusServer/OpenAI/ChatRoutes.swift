@@ -37,16 +37,20 @@ struct ChatRoutes: Sendable {
 
   // MARK: chat
 
-  @Sendable func completions(_ request: Request, _ context: some RequestContext) async throws -> Response {
-    let body = try await request.body.collect(upTo: bodyLimit)
+  @Sendable func completions(_ request: Request, _ context: ServerContext) async throws -> Response {
+    let bytes = try await request.body.collect(upTo: bodyLimit)
     let parsed = try ChatCompletionRequest(
-      body: Array(body.readableBytesView), randomSeed: UInt64.random(in: 0 ... .max))
+      body: Array(bytes.readableBytesView), randomSeed: UInt64.random(in: 0 ... .max))
     let engine = try engine(named: parsed.model)
-    let answer = try await engine.answer(.chat(messages: parsed.messages, tools: parsed.tools), parsed.options)
     let writer = ChatCompletionWriter(
       id: Self.newID(), created: Int(Date().timeIntervalSince1970), model: engine.name, tokenizer: engine.tokenizer,
       includeUsage: parsed.includeUsage)
-    return parsed.stream ? stream(answer, writer) : try await whole(answer, writer)
+    let prompt = Prompt.chat(messages: parsed.messages, tools: parsed.tools)
+    // A stream notices a client that is gone by its next write, a whole answer only by watching the connection.
+    if parsed.stream { return stream(try await engine.answer(prompt, parsed.options), writer) }
+    return try await context.untilDisconnected {
+      try await whole(try await engine.answer(prompt, parsed.options), writer)
+    }
   }
 
   private func whole(_ answer: AnswerStream, _ writer: ChatCompletionWriter) async throws -> Response {

@@ -29,15 +29,6 @@ struct ModelOptions: ParsableArguments {
   }
 }
 
-extension ModelLocation {
-  /// Opens the model under its name in the store, or its file's name.
-  func load() throws -> LoadedModel {
-    let url = URL(fileURLWithPath: path)
-    return try LoadedModel.load(
-      url, name: manifest == nil ? url.deletingPathExtension().lastPathComponent : name)
-  }
-}
-
 /// How a model is executed.
 struct RunnerArguments: ParsableArguments {
   @Option(help: "Threads that compute (default: one a core).")
