@@ -1,9 +1,10 @@
 import ApusText
 import Foundation
 
-/// The reference implementations, run by the Python that `APUS_PEER_PYTHON` names.
+/// The reference implementations, run by the Python that `APUS_TEXT_PEER_PYTHON` names: it needs more packages than the
+/// quick suite installs (Benchmarks/text/README.md).
 enum Peer {
-  static let python = ProcessInfo.processInfo.environment["APUS_PEER_PYTHON"]
+  static let python = ProcessInfo.processInfo.environment["APUS_TEXT_PEER_PYTHON"]
   static var isAvailable: Bool { python != nil }
 
   static let root = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
@@ -17,7 +18,7 @@ enum Peer {
 
   /// Runs a script with `input` on its standard input and returns its standard output.
   static func run(_ script: String, _ arguments: [String], input: Data = Data()) throws -> Data {
-    guard let python else { throw Failure(description: "APUS_PEER_PYTHON is not set") }
+    guard let python else { throw Failure(description: "APUS_TEXT_PEER_PYTHON is not set") }
     let folder = FileManager.default.temporaryDirectory.appendingPathComponent("apus-peer-\(UUID().uuidString)")
     try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
     defer { try? FileManager.default.removeItem(at: folder) }

@@ -3,7 +3,7 @@ import Foundation
 import Testing
 
 /// Ids and texts against the reference implementations. Run with
-/// `APUS_MODELS=… APUS_PEER_PYTHON=…/bin/python swift test --filter ReferenceComparison`.
+/// `APUS_MODELS=… APUS_TEXT_PEER_PYTHON=…/bin/python swift test --filter ReferenceComparison`.
 @Suite(.serialized) struct ReferenceComparison {
   struct Model: Sendable, CustomTestStringConvertible {
     var name: String
@@ -28,7 +28,7 @@ import Testing
 
   @Test(
     "Ids of real lines in many languages are the reference's",
-    .enabled(if: Peer.isAvailable && Models.folder != nil, "needs APUS_PEER_PYTHON and APUS_MODELS"),
+    .enabled(if: Peer.isAvailable && Models.folder != nil, "needs APUS_TEXT_PEER_PYTHON and APUS_MODELS"),
     arguments: models)
   func realLines(_ model: Model) throws {
     let lines = try Peer.lines.get()
@@ -38,7 +38,7 @@ import Testing
 
   @Test(
     "Ids of random Unicode strings are the reference's",
-    .enabled(if: Peer.isAvailable && Models.folder != nil, "needs APUS_PEER_PYTHON and APUS_MODELS"),
+    .enabled(if: Peer.isAvailable && Models.folder != nil, "needs APUS_TEXT_PEER_PYTHON and APUS_MODELS"),
     arguments: models)
   func randomStrings(_ model: Model) throws {
     let seed = UInt64.random(in: 0...UInt64.max)
@@ -49,7 +49,7 @@ import Testing
 
   @Test(
     "Long texts of many lines give the reference's ids",
-    .enabled(if: Peer.isAvailable && Models.folder != nil, "needs APUS_PEER_PYTHON and APUS_MODELS"),
+    .enabled(if: Peer.isAvailable && Models.folder != nil, "needs APUS_TEXT_PEER_PYTHON and APUS_MODELS"),
     arguments: models)
   func longTexts(_ model: Model) throws {
     let lines = try Peer.lines.get()
@@ -61,7 +61,7 @@ import Testing
 
   @Test(
     "A freshly trained SentencePiece unigram model with its NFKC table gives the reference's ids",
-    .enabled(if: Peer.isAvailable, "needs APUS_PEER_PYTHON"))
+    .enabled(if: Peer.isAvailable, "needs APUS_TEXT_PEER_PYTHON"))
   func trainedUnigram() throws {
     let url = FileManager.default.temporaryDirectory.appendingPathComponent("apus-unigram-\(UUID().uuidString).json")
     defer { try? FileManager.default.removeItem(at: url) }

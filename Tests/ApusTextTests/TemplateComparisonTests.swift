@@ -2,7 +2,7 @@ import ApusText
 import Foundation
 import Testing
 
-/// Prompts against jinja2, which `APUS_PEER_PYTHON` runs with transformers' options.
+/// Prompts against jinja2, which `APUS_TEXT_PEER_PYTHON` runs with transformers' options.
 @Suite struct TemplateComparison {
   /// 2025-01-01 00:00 UTC, the time that the reference's `strftime_now` tells too.
   static let clock = TemplateClock(unixTime: 1_735_689_600, usesUTC: true)
@@ -99,7 +99,7 @@ import Testing
 
   @Test(
     "The models' own templates give jinja2's prompts",
-    .enabled(if: Peer.isAvailable && Models.folder != nil, "needs APUS_PEER_PYTHON and APUS_MODELS"),
+    .enabled(if: Peer.isAvailable && Models.folder != nil, "needs APUS_TEXT_PEER_PYTHON and APUS_MODELS"),
     arguments: ["smollm2-135m", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b"])
   func modelTemplates(_ name: String) throws {
     let url = try #require(Models.url(name + ".gguf"))
@@ -113,7 +113,8 @@ import Testing
 
   @Test(
     "Public templates give jinja2's prompts",
-    .enabled(if: Peer.isAvailable && publicTemplates != nil, "needs APUS_PEER_PYTHON and APUS_TEMPLATES, a folder"))
+    .enabled(if: Peer.isAvailable && publicTemplates != nil, "needs APUS_TEXT_PEER_PYTHON and APUS_TEMPLATES, a folder")
+  )
   func publicFamilies() throws {
     let folder = try #require(Self.publicTemplates)
     let files = try FileManager.default.contentsOfDirectory(at: folder, includingPropertiesForKeys: nil)
