@@ -175,21 +175,7 @@ private func wrong(_ path: String, _ expected: Any.Type, _ item: Any) -> ConfigE
 
 /// The word of `words` with the fewest edits, if it is near enough to be what was meant.
 func nearest(_ word: String, in words: [String]) -> String? {
-  let scored = words.map { ($0, editDistance(Array(word.lowercased().utf8), Array($0.lowercased().utf8))) }
+  let scored = words.map { ($0, ModelStore.editDistance(word.lowercased(), $0.lowercased())) }
   guard let best = scored.min(by: { ($0.1, $0.0) < ($1.1, $1.0) }), best.1 <= max(2, word.count / 3) else { return nil }
   return best.0
-}
-
-private func editDistance(_ a: [UInt8], _ b: [UInt8]) -> Int {
-  var row = Array(0...b.count)
-  for i in 0..<a.count {
-    var diagonal = row[0]
-    row[0] = i + 1
-    for j in 0..<b.count {
-      let next = min(row[j] + 1, row[j + 1] + 1, diagonal + (a[i] == b[j] ? 0 : 1))
-      diagonal = row[j + 1]
-      row[j + 1] = next
-    }
-  }
-  return row[b.count]
 }

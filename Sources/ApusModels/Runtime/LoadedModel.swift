@@ -59,7 +59,6 @@ public final class LoadedModel: Sendable {
     let file = try GGUFFile(path: url.path)
     let architecture = try file.string("general.architecture")
     let recipe = try recipe(architecture, path: url.path, what: "key 'general.architecture'")
-    // The vocabulary is scanned while the weights are composed.
     let fields = try file.tokenizerFields()
     return try LoadedModel(
       name: name, architecture: architecture, config: try modify(try recipe.config(GGUFMetadata(file: file))),
