@@ -6,7 +6,7 @@ import ApusKernels
 public final class CPUDevice: Device {
   /// How products with quantised weights are computed.
   public enum Precision: Sendable {
-    /// Activations rounded to int8 in groups of 32, integer dot products.
+    /// Activations rounded as `ActivationPrecision` says, integer dot products.
     case fast
     /// Weights dequantised, f32 arithmetic: the oracle.
     case exact
@@ -33,16 +33,17 @@ public final class CPUDevice: Device {
 
   // MARK: products
 
-  /// Bytes of the int8 form of `rows × columns` activations, if a projection wants it.
-  static func workspace(_ x: Tensor, _ projections: [Projection], _ precision: Precision) -> Int {
-    guard precision == .fast, projections.contains(where: { $0.weight.dtype.isQuantized }) else { return 0 }
-    return ActivationLayout(rows: x.rows, k: x.columns).bytes
+  /// The int8 form of x, if a projection wants it.
+  static func layout(
+    _ x: Tensor, _ projections: [Projection], _ activations: ActivationPrecision, _ precision: Precision
+  ) -> ActivationLayout? {
+    guard precision == .fast, projections.contains(where: { $0.weight.dtype.isQuantized }) else { return nil }
+    return ActivationLayout(matrixRows: x.rows, k: x.columns, terms: activations.terms)
   }
 
-  public func linear(_ x: Tensor, _ projections: [Projection]) {
+  public func linear(_ x: Tensor, _ projections: [Projection], activations: ActivationPrecision) {
     temporaries {
-      let bytes = Self.workspace(x, projections, precision)
-      let activations = bytes > 0 ? quantize(x, bytes) : nil
+      let activations = Self.layout(x, projections, activations, precision).map { quantize(x, $0) }
       var tiles = 0
       var weightBytes = 0
       for p in projections {
@@ -78,9 +79,10 @@ public final class CPUDevice: Device {
     )
   }
 
-  private func quantize(_ x: Tensor, _ bytes: Int) -> (layout: ActivationLayout, base: UnsafeMutableRawPointer) {
-    let layout = ActivationLayout(rows: x.rows, k: x.columns)
-    let base = arena.bytes(bytes)
+  private func quantize(_ x: Tensor, _ layout: ActivationLayout) -> (
+    layout: ActivationLayout, base: UnsafeMutableRawPointer
+  ) {
+    let base = arena.bytes(layout.bytes)
     let kernels = kernels
     pool.parallelFor(items: layout.panelCount, grain: x.rows <= 16 ? layout.panelCount : 1) { panels, _ in
       kernels.quantizeActivations(x.constFloats, x.stride, layout, panels, base)

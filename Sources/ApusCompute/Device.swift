@@ -1,5 +1,16 @@
 import ApusKernels
 
+/// How finely activations are rounded for products with block-quantised weights. Dense weights take them as they are.
+public enum ActivationPrecision: String, Sendable, CaseIterable {
+  /// int8 in groups of 32 with a scale each.
+  case int8
+  /// The sum of two such numbers, the second of what rounding the first left over: as good as 15 bits. Weights are read
+  /// once for both, so one row costs hardly more; many rows cost twice the arithmetic.
+  case int8x2
+
+  var terms: Int { self == .int8 ? 1 : 2 }
+}
+
 /// One product of a grouped linear operation: `out = x · weightᵀ + bias`.
 public struct Projection {
   /// `[n, k]`, any kind.
@@ -74,7 +85,7 @@ public protocol Device: AnyObject {
   var arena: Arena { get }
 
   /// `out = x · weightᵀ + bias` for each projection; all read the same `x` `[rows, k]`.
-  func linear(_ x: Tensor, _ projections: [Projection])
+  func linear(_ x: Tensor, _ projections: [Projection], activations: ActivationPrecision)
   /// Row `i` of out becomes row `ids[i]` of the table (any kind), in f32. `ids` is `[1, n]` i32.
   func gatherRows(_ table: Tensor, _ ids: Tensor, into out: Tensor)
   /// Row `ids[i]` of out += scale[i] · row `i` of x. `ids` is `[1, n]` i32, `scale` `[1, n]` f32.

@@ -8,10 +8,9 @@ public final class PlanningDevice: Device {
 
   public init(precision: CPUDevice.Precision) { self.precision = precision }
 
-  public func linear(_ x: Tensor, _ projections: [Projection]) {
+  public func linear(_ x: Tensor, _ projections: [Projection], activations: ActivationPrecision) {
     temporaries {
-      let bytes = CPUDevice.workspace(x, projections, precision)
-      if bytes > 0 { _ = arena.bytes(bytes) }
+      if let layout = CPUDevice.layout(x, projections, activations, precision) { _ = arena.bytes(layout.bytes) }
     }
   }
 

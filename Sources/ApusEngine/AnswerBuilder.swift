@@ -29,7 +29,7 @@ public struct AnswerBuilder: Sendable {
     self.tokenizer = tokenizer
     maxTokens = options.maxTokens ?? .max
     ignoreEOS = options.ignoreEOS
-    detokenizer = IncrementalDetokenizer(tokenizer: tokenizer, skipSpecial: true)
+    detokenizer = IncrementalDetokenizer(tokenizer: tokenizer, skipSpecial: true, continuing: true)
     stops = StopMatcher(stops: options.stop)
     if maxTokens <= 0 { finishReason = .length }
   }

@@ -34,6 +34,9 @@ public final class ChatSession {
   }
 
   /// Begins a new conversation.
+  /// Bytes that the model and the conversation so far have taken.
+  public var memory: MemoryReport { generator.memory }
+
   public func reset() {
     messages = system.map { [ChatMessage(role: "system", content: $0)] } ?? []
   }

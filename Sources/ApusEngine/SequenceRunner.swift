@@ -14,6 +14,8 @@ public protocol SequenceRunner: AnyObject {
   func truncate(_ sequence: SequenceID, to length: Int)
   /// Appends the inputs' tokens to their sequences and gives `body` the logits that they ask for, in input order.
   func forward<R>(_ inputs: [ModelRunner.Input], _ body: (Logits) throws -> R) throws -> R
+  /// What it takes and has taken.
+  var memory: MemoryReport { get }
 }
 
 extension ModelRunner: SequenceRunner {

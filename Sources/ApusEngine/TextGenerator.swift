@@ -48,6 +48,9 @@ public final class TextGenerator {
   /// The most tokens that prompt and answer may have together.
   public var contextLength: Int { runner.contextLength }
 
+  /// Bytes that the model and its answers so far have taken.
+  public var memory: MemoryReport { runner.memory }
+
   /// Tokenises the prompt as plain text, with the special tokens that the model expects around it, and generates.
   @discardableResult
   public func generate(

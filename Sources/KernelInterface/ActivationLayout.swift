@@ -1,4 +1,7 @@
-/// Where the int8 form of an activation matrix `[rows, k]` lies in memory: the same at every instruction-set level.
+/// Where the int8 form of an activation matrix lies in memory: the same at every instruction-set level.
+///
+/// A row of the matrix is the sum of `terms` int8 rows, one after another: with two, the second is what rounding the
+/// first left over, and the pair is as good as 15 bits. `rows` counts int8 rows.
 ///
 /// Rows are cut into *panels* of 12, and the rest into 8, 4, 2, 1. Inside a panel of `m` rows everything is interleaved
 /// so that a micro-kernel walks it with one pointer:
@@ -10,13 +13,20 @@
 public struct ActivationLayout: Sendable {
   public static let panelRows = 12
 
+  /// int8 rows: the matrix has `rows / terms`.
   public let rows: Int
   public let k: Int
+  /// 1 or 2.
+  public let terms: Int
 
-  public init(rows: Int, k: Int) {
-    precondition(rows > 0 && k > 0 && k % 32 == 0, "activation layout needs rows > 0 and k a positive multiple of 32")
-    self.rows = rows
+  /// For a matrix `[matrixRows, k]`.
+  public init(matrixRows: Int, k: Int, terms: Int = 1) {
+    precondition(
+      matrixRows > 0 && k > 0 && k % 32 == 0, "activation layout needs rows > 0 and k a positive multiple of 32")
+    precondition(terms == 1 || terms == 2, "a row is the sum of 1 or 2 int8 rows, not \(terms)")
+    self.rows = matrixRows * terms
     self.k = k
+    self.terms = terms
   }
 
   public struct Panel: Sendable {

@@ -3,13 +3,13 @@ public typealias MutableFloatPointer = UnsafeMutablePointer<Float>
 
 /// `out[m, n] = Σ_k x[m, k] · w[n, k]` for the weight rows `n` in `rowRange`, with int8 activations.
 ///
-/// `w` is `[n, k]` in a block-quantised kind, `activations` a buffer in `ActivationLayout(rows:k:)` filled by
-/// `quantizeActivations`. `out` is row-major `[rows, n]` with stride `ldo`; column `n` is written at `out[m·ldo + n]`.
+/// `w` is `[n, k]` in a block-quantised kind, `activations` a buffer in an `ActivationLayout` filled by
+/// `quantizeActivations`. `out` is row-major `[rows / terms, n]` with stride `ldo`; column `n` is written at `out[m·ldo + n]`.
 /// `rowRange` starts at a multiple of 16; the last tile may be short.
 ///
 /// The defined result (every level, bit for bit in the integer part): for each block of `b` weights (16 or 32) that share
 /// scale `D` and offset `M`: `acc32 = Σ u·a` exactly in integers; `out += acc32·(D·s) + M·s·Σa` in f32, blocks in
-/// ascending k.
+/// ascending k; then the terms of a row are added.
 public struct QuantizedMatmulArguments {
   public var kind: DType
   public var w: UnsafeRawPointer

@@ -38,6 +38,8 @@ func readLoop(_ bytes: UnsafeRawPointer, _ count: Int) -> UInt64 {
   var (s0, s1, s2, s3) = (V.zero, V.zero, V.zero, V.zero)
   var i = 0
   while i + 256 <= count {
+    // As far ahead as the matrix kernels fetch: without it one thread reads a fifth less than the machine can.
+    for line in 0..<4 { csimd_prefetch(bytes + i + 4096 + 64 * line) }
     s0 ^= (bytes + i).loadUnaligned(as: V.self)
     s1 ^= (bytes + i + 64).loadUnaligned(as: V.self)
     s2 ^= (bytes + i + 128).loadUnaligned(as: V.self)

@@ -227,13 +227,15 @@ private let maxRowsPerPass = 4096
   let chunk = (units + chunks - 1) / chunks * unit
 
   let tiles = (a.rowRange.count + tileRows - 1) / tileRows
-  let fullTiles = a.rowRange.count / tileRows
-  let outer = rows > fewRows ? chunks : 1
+  // Tiles whose sums are at once the result; the others' are made in `sums`.
+  let fullTiles = a.layout.terms == 1 ? a.rowRange.count / tileRows : 0
+  let outer = rows > fewRows && a.layout.terms == 1 ? chunks : 1
   let tileBytes = a.rowBytes * tileRows
   let distance = (prefetchBytes + tileBytes - 1) / tileBytes * tileBytes
   for o in 0..<outer {
     for t in 0..<tiles {
       let n = a.rowRange.lowerBound + t * tileRows
+      let columns = min(tileRows, a.rowRange.upperBound - n)
       let full = t < fullTiles
       var out = a.out + firstRow * a.ldo + n
       var ldo = a.ldo
@@ -246,8 +248,7 @@ private let maxRowsPerPass = 4096
         let kc = min(chunk, k - k0)
         if kc <= 0 { break }
         unpackTile(
-          Kind.self, a.w + n * a.rowBytes, rowBytes: a.rowBytes, rows: full ? tileRows : a.rowRange.upperBound - n,
-          k0: k0, kc: kc, scratch,
+          Kind.self, a.w + n * a.rowBytes, rowBytes: a.rowBytes, rows: columns, k0: k0, kc: kc, scratch,
           ahead: outer > 1
             ? nil : a.w + n * a.rowBytes + distance + k0 / Kind.blockElements * Kind.blockBytes * tileRows)
         for i in panels {
@@ -263,12 +264,21 @@ private let maxRowsPerPass = 4096
         }
       }
       if !full && o == outer - 1 {
-        let columns = a.rowRange.upperBound - n
-        let target = a.out + firstRow * a.ldo + n
-        for m in 0..<rows { (target + m * a.ldo).update(from: sums + m * tileRows, count: columns) }
+        let terms = a.layout.terms
+        let target = a.out + firstRow / terms * a.ldo + n
+        for m in 0..<(rows / terms) {
+          if terms == 2 { addTerms(sums + 2 * m * tileRows) }
+          (target + m * a.ldo).update(from: sums + terms * m * tileRows, count: columns)
+        }
       }
     }
   }
+}
+
+/// A row's second sums are added to its first.
+@inline(__always) private func addTerms(_ sums: UnsafeMutablePointer<Float>) {
+  let first: Floats = load(sums)
+  store(sums, first + load(sums + tileRows, as: Floats.self))
 }
 
 /// The auxiliary numbers of a panel: `[k/block][panelRows]`, of which the panel's rows are the first.
@@ -332,7 +342,11 @@ private let maxRowsPerPass = 4096
     let w = a.w + n * a.rowBytes
     var o = zeros(InlineArray<R, Floats>.self)
     Kind.direct(w, a.rowBytes, blocks: a.layout.k / Kind.blockElements, cursor, w + distance, scratch.tile, &o)
-    for m in 0..<R where R <= 2 || m < rows { store(a.out + m * a.ldo + n, o[m]) }
+    if R > 1 && a.layout.terms == 2 {
+      for m in 0..<(R / 2) where R == 2 || 2 * m < rows { store(a.out + m * a.ldo + n, o[2 * m] + o[2 * m + 1]) }
+    } else {
+      for m in 0..<R where R <= 2 || m < rows { store(a.out + m * a.ldo + n, o[m]) }
+    }
   }
   return fullTiles * tileRows
 }

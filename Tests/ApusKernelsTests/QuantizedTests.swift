@@ -33,9 +33,10 @@ private final class Scratch {
 
 /// Runs a quantised product at one level: `x` `[rows, k]`, weights `[n, k]`; returns `[rows, n]` and the activations.
 private func product(
-  _ table: KernelTable, _ kind: DType, _ w: GuardedBytes, n: Int, k: Int, x: [Float], rows: Int, split: Int? = nil
+  _ table: KernelTable, _ kind: DType, _ w: GuardedBytes, n: Int, k: Int, x: [Float], rows: Int, terms: Int = 1,
+  split: Int? = nil
 ) -> (out: [Float], activations: [UInt8], layout: ActivationLayout) {
-  let layout = ActivationLayout(rows: rows, k: k)
+  let layout = ActivationLayout(matrixRows: rows, k: k, terms: terms)
   let activations = UnsafeMutableRawPointer.allocate(byteCount: layout.bytes, alignment: 64)
   activations.initializeMemory(as: UInt8.self, repeating: 0, count: layout.bytes)
   defer { activations.deallocate() }
@@ -169,6 +170,45 @@ private let tables = Kernels.available.map { Kernels.table($0)! }
     }
   }
 
+  /// Two terms come within 15 bits of exact activations, and are the sum of the products of both.
+  @Test(arguments: Reference.kinds) func twoTermsAddUp(kind: DType) {
+    let seed = UInt64.random(in: 0...UInt64.max)
+    var random = SplitMix64(seed: seed)
+    let k = 1536
+    let n = 35
+    let bytes = Reference.randomRows(kind, rows: n, k: k, using: &random) {
+      Float16(Float.random(in: -0.1...0.1, using: &$0))
+    }
+    let w = GuardedBytes(bytes)
+    let weights = Reference.row(kind, bytes[...])
+    let x = (0..<(40 * k)).map { _ in Float.random(in: -3...3, using: &random) }
+    let exact = products(weights.map(\.value), x.prefix(3 * k).map { Double($0) }, k: k)
+    let sizes = products(
+      weights.map { abs(Double($0.u) * $0.scale) + abs($0.minimum) }, x.prefix(3 * k).map { abs(Double($0)) }, k: k)
+    for table in tables {
+      let (all, activations, layout) = product(table, kind, w, n: n, k: k, x: x, rows: 40, terms: 2)
+      for i in exact.indices {
+        #expect(abs(Double(all[i]) - exact[i]) <= sizes[i] / 16384, "\(kind) \(table.level) \(i) seed \(seed)")
+      }
+      let parts = (0..<2).map { term in
+        (0..<(40 * k)).map { i in
+          let (a, s) = activation(activations, layout, i / k * 2 + term, i % k)
+          return Float(a) * s
+        }
+      }
+      // What is rounded already is rounded to itself, up to the last bit of its scale.
+      let first = product(table, kind, w, n: n, k: k, x: parts[0], rows: 40).out
+      let second = product(table, kind, w, n: n, k: k, x: parts[1], rows: 40).out
+      for i in exact.indices {
+        #expect(abs(all[i] - (first[i] + second[i])) <= Float(sizes[i]) * 1e-6, "\(kind) \(table.level) seed \(seed)")
+      }
+      for rows in [1, 2, 3, 4, 6, 7, 13] {
+        let some = product(table, kind, w, n: n, k: k, x: x, rows: rows, terms: 2, split: 16).out
+        #expect(some == Array(all[..<(rows * n)]), "\(kind) \(table.level) rows \(rows) seed \(seed)")
+      }
+    }
+  }
+
   @Test func activationsAreRoundedToTheNearestEven() {
     let seed = UInt64.random(in: 0...UInt64.max)
     var random = SplitMix64(seed: seed)
@@ -177,7 +217,7 @@ private let tables = Kernels.available.map { Kernels.table($0)! }
       var x = (0..<(rows * k)).map { _ in Float.random(in: -5...5, using: &random) }
       x.replaceSubrange(0..<32, with: repeatElement(0, count: 32))
       for table in tables {
-        let layout = ActivationLayout(rows: rows, k: k)
+        let layout = ActivationLayout(matrixRows: rows, k: k)
         let buffer = UnsafeMutableRawPointer.allocate(byteCount: layout.bytes, alignment: 64)
         buffer.initializeMemory(as: UInt8.self, repeating: 0, count: layout.bytes)
         defer { buffer.deallocate() }
@@ -214,10 +254,10 @@ private let tables = Kernels.available.map { Kernels.table($0)! }
     var random = SplitMix64(seed: 0)
     let guarded = GuardedBytes(Reference.randomRows(.q8_0, rows: 16, k: k, using: &random) { _ in 1 })
     for table in tables {
-      for bad in [Float.nan, .infinity, -.infinity] {
+      for (bad, terms) in [(Float.nan, 1), (.infinity, 1), (-.infinity, 1), (.nan, 2), (.infinity, 2)] {
         var x = [Float](repeating: 1, count: 2 * k)
         x[40] = bad
-        let out = product(table, .q8_0, guarded, n: 16, k: k, x: x, rows: 2).out
+        let out = product(table, .q8_0, guarded, n: 16, k: k, x: x, rows: 2, terms: terms).out
         #expect(out[..<16].allSatisfy(\.isNaN) && out[16...].allSatisfy(\.isFinite), "\(table.level) \(bad)")
       }
       for tiny in [Float.leastNonzeroMagnitude, .leastNormalMagnitude, 0] {

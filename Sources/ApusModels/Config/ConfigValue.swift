@@ -1,3 +1,4 @@
+import ApusCompute
 import ApusKernels
 import Foundation
 
@@ -100,6 +101,7 @@ extension ConfigEnum {
 }
 
 extension Activation: ConfigEnum {}
+extension ActivationPrecision: ConfigEnum {}
 extension RotaryPairing: ConfigEnum {
   public static var allCases: [RotaryPairing] { [.interleaved, .halfSplit] }
 }

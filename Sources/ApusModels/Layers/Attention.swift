@@ -44,6 +44,8 @@ public struct Attention: AttentionConfig {
   /// Factor on q·k; nil for 1/√headDim.
   public var scale: Double?
   public var outputBias = false
+  /// For the output map.
+  public var activations = ActivationPrecision.int8x2
   public var qkv: any QKVConfig = LinearQKV()
   public var scores: any ScoresConfig = PlainScores()
 
@@ -63,6 +65,7 @@ public struct Attention: AttentionConfig {
     try v.field("window", \.window, &self)
     try v.field("scale", \.scale, &self)
     try v.field("outputBias", \.outputBias, &self)
+    try v.field("activations", \.activations, &self)
     try v.field("qkv", \.qkv, &self)
     try v.field("scores", \.scores, &self)
   }
@@ -84,7 +87,7 @@ public struct Attention: AttentionConfig {
       form: form, layer: layer,
       qkv: try qkv.make(dim: dim, heads: heads, kvHeads: kvHeads, headDim: headDim, b),
       output: b.matrix("output.weight", dim, heads * headDim),
-      outputBias: outputBias ? b.vector("output.bias", dim) : nil)
+      outputBias: outputBias ? b.vector("output.bias", dim) : nil, activations: activations)
   }
 
   private final class Layer: AttentionLayer {
@@ -93,13 +96,18 @@ public struct Attention: AttentionConfig {
     let qkv: any QKV
     let output: MatrixParameter
     let outputBias: VectorParameter?
+    let activations: ActivationPrecision
 
-    init(form: AttentionForm, layer: Int, qkv: any QKV, output: MatrixParameter, outputBias: VectorParameter?) {
+    init(
+      form: AttentionForm, layer: Int, qkv: any QKV, output: MatrixParameter, outputBias: VectorParameter?,
+      activations: ActivationPrecision
+    ) {
       self.form = form
       self.layer = layer
       self.qkv = qkv
       self.output = output
       self.outputBias = outputBias
+      self.activations = activations
     }
 
     func callAsFunction(_ x: Tensor, into out: Tensor, _ c: Scope) {
@@ -112,7 +120,7 @@ public struct Attention: AttentionConfig {
           qkv(x, q: q, k: k, v: v, c)
           c.kv.attend(layer: layer, q: q, k: k, v: v, form, c.batch, into: mixed, on: c.device)
         }
-        c.linear(mixed, (output, outputBias, out))
+        c.linear(mixed, activations: activations, (output, outputBias, out))
       }
     }
   }
@@ -133,25 +141,33 @@ public protocol QKV: Module {
 /// Three linear maps.
 public struct LinearQKV: QKVConfig {
   public var bias = false
+  /// Scores are exponentiated, so errors of queries and keys weigh more than their share of the arithmetic.
+  public var activations = ActivationPrecision.int8x2
 
   public init() {}
   public init(bias: Bool) { self.bias = bias }
 
-  public mutating func visit(_ v: inout some ConfigVisitor) throws { try v.field("bias", \.bias, &self) }
+  public mutating func visit(_ v: inout some ConfigVisitor) throws {
+    try v.field("bias", \.bias, &self)
+    try v.field("activations", \.activations, &self)
+  }
 
   public func make(dim: Int, heads: Int, kvHeads: Int, headDim: Int, _ b: Builder) throws -> any QKV {
     func map(_ name: String, _ rows: Int) -> (MatrixParameter, VectorParameter?) {
       (b.matrix(name + ".weight", rows, dim), bias ? b.vector(name + ".bias", rows) : nil)
     }
     return Layer(
-      q: map("query", heads * headDim), k: map("key", kvHeads * headDim), v: map("value", kvHeads * headDim))
+      q: map("query", heads * headDim), k: map("key", kvHeads * headDim), v: map("value", kvHeads * headDim),
+      activations: activations)
   }
 
   private final class Layer: QKV {
     typealias Map = (weight: MatrixParameter, bias: VectorParameter?)
     let q, k, v: Map
+    let activations: ActivationPrecision
 
-    init(q: Map, k: Map, v: Map) {
+    init(q: Map, k: Map, v: Map, activations: ActivationPrecision) {
+      self.activations = activations
       self.q = q
       self.k = k
       self.v = v
@@ -159,7 +175,8 @@ public struct LinearQKV: QKVConfig {
 
     func callAsFunction(_ x: Tensor, q: Tensor, k: Tensor, v: Tensor, _ c: Scope) {
       c.linear(
-        x, (self.q.weight, self.q.bias, q), (self.k.weight, self.k.bias, k), (self.v.weight, self.v.bias, v))
+        x, activations: activations, (self.q.weight, self.q.bias, q), (self.k.weight, self.k.bias, k),
+        (self.v.weight, self.v.bias, v))
     }
   }
 }

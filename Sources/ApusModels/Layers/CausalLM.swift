@@ -38,6 +38,8 @@ public struct CausalLM: ModelConfig {
   public var tiedHead = true
   /// cap · tanh(logit / cap) (Gemma 2); 0 for none.
   public var logitSoftcap = 0.0
+  /// For the head: often a quarter of the arithmetic of a decode step.
+  public var headActivations = ActivationPrecision.int8
 
   public init() {}
 
@@ -50,6 +52,7 @@ public struct CausalLM: ModelConfig {
     try v.field("norm", \.norm, &self)
     try v.field("tiedHead", \.tiedHead, &self)
     try v.field("logitSoftcap", \.logitSoftcap, &self)
+    try v.field("headActivations", \.headActivations, &self)
   }
 
   public func make(_ b: Builder) throws -> any Model {
@@ -69,6 +72,7 @@ public struct CausalLM: ModelConfig {
     let layers: [any BlockLayer]
     let norm: any Norm
     let headWeight: MatrixParameter
+    let headActivations: ActivationPrecision
 
     init(
       config: CausalLM, embedding: MatrixParameter, layers: [any BlockLayer], norm: any Norm, head: MatrixParameter
@@ -80,6 +84,7 @@ public struct CausalLM: ModelConfig {
       self.layers = layers
       self.norm = norm
       headWeight = head
+      headActivations = config.headActivations
     }
 
     var headColumns: Int { headWeight.rows }
@@ -94,7 +99,7 @@ public struct CausalLM: ModelConfig {
 
     func head(_ hidden: Tensor, into out: Tensor, _ c: Scope) {
       norm(hidden, into: hidden, c)
-      c.linear(hidden, (headWeight, nil, out))
+      c.linear(hidden, activations: headActivations, (headWeight, nil, out))
       if softcap > 0 { c.device.softcap(out, softcap) }
     }
   }

@@ -18,6 +18,8 @@ public struct FeedForward: FeedForwardConfig {
   public var activation = Activation.silu
   public var gated = true
   public var bias = false
+  /// Most of a model's arithmetic is here, and most of it forgives.
+  public var activations = ActivationPrecision.int8
 
   public init() {}
   public init(hidden: Int, activation: Activation = .silu, gated: Bool = true, bias: Bool = false) {
@@ -32,6 +34,7 @@ public struct FeedForward: FeedForwardConfig {
     try v.field("activation", \.activation, &self)
     try v.field("gated", \.gated, &self)
     try v.field("bias", \.bias, &self)
+    try v.field("activations", \.activations, &self)
   }
 
   public func make(dim: Int, _ b: Builder) throws -> any FeedForwardLayer {
@@ -39,7 +42,7 @@ public struct FeedForward: FeedForwardConfig {
       (b.matrix(name + ".weight", rows, columns), bias ? b.vector(name + ".bias", rows) : nil)
     }
     return Layer(
-      activation: activation, hidden: hidden, gate: gated ? map("gate", hidden, dim) : nil,
+      activation: activation, hidden: hidden, activations: activations, gate: gated ? map("gate", hidden, dim) : nil,
       up: map("up", hidden, dim), down: map("down", dim, hidden))
   }
 
@@ -47,12 +50,16 @@ public struct FeedForward: FeedForwardConfig {
     typealias Map = (weight: MatrixParameter, bias: VectorParameter?)
     let activation: Activation
     let hidden: Int
+    let activations: ActivationPrecision
     let gate: Map?
     let up, down: Map
 
-    init(activation: Activation, hidden: Int, gate: Map?, up: Map, down: Map) {
+    init(
+      activation: Activation, hidden: Int, activations: ActivationPrecision, gate: Map?, up: Map, down: Map
+    ) {
       self.activation = activation
       self.hidden = hidden
+      self.activations = activations
       self.gate = gate
       self.up = up
       self.down = down
@@ -63,13 +70,13 @@ public struct FeedForward: FeedForwardConfig {
         let u = c.tensor(x.rows, hidden)
         if let gate {
           let g = c.tensor(x.rows, hidden)
-          c.linear(x, (gate.weight, gate.bias, g), (up.weight, up.bias, u))
+          c.linear(x, activations: activations, (gate.weight, gate.bias, g), (up.weight, up.bias, u))
           c.device.activate(activation, gate: g, up: u, into: u)
         } else {
-          c.linear(x, (up.weight, up.bias, u))
+          c.linear(x, activations: activations, (up.weight, up.bias, u))
           c.device.activate(activation, gate: u, up: nil, into: u)
         }
-        c.linear(u, (down.weight, down.bias, out))
+        c.linear(u, activations: activations, (down.weight, down.bias, out))
       }
     }
   }

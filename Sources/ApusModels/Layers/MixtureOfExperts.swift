@@ -44,7 +44,7 @@ public struct MixtureOfExperts: FeedForwardConfig {
     func callAsFunction(_ x: Tensor, into out: Tensor, _ c: Scope) {
       c.temporaries {
         let probabilities = c.tensor(x.rows, experts.count)
-        c.linear(x, (router, nil, probabilities))
+        c.linear(x, activations: .int8x2, (router, nil, probabilities))
         c.device.softmax(probabilities)
         let routes = c.device.topRows(probabilities, topK)
         c.device.clear(out)

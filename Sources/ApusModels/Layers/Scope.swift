@@ -81,8 +81,11 @@ public struct Scope {
   public subscript(_ p: VectorParameter) -> Tensor? { parameters[p] }
 
   /// `out = x · Wᵀ + bias` for matrices that read the same x.
-  public func linear(_ x: Tensor, _ products: (weight: MatrixParameter, bias: VectorParameter?, out: Tensor)...) {
-    var run = LinearRun(x, on: device)
+  public func linear(
+    _ x: Tensor, activations: ActivationPrecision,
+    _ products: (weight: MatrixParameter, bias: VectorParameter?, out: Tensor)...
+  ) {
+    var run = LinearRun(x, activations: activations, on: device)
     for p in products { self[p.weight].project(bias: p.bias.flatMap { self[$0] }, into: p.out, &run) }
     run.finish()
   }

@@ -25,17 +25,19 @@ public struct LinearRun {
   public let device: any Device
   /// `[rows, k]`.
   public let x: Tensor
+  public let activations: ActivationPrecision
   public private(set) var projections: [Projection] = []
 
-  init(_ x: Tensor, on device: any Device) {
+  init(_ x: Tensor, activations: ActivationPrecision, on device: any Device) {
     self.device = device
     self.x = x
+    self.activations = activations
   }
 
   public mutating func append(_ projection: Projection) { projections.append(projection) }
 
   func finish() {
-    if !projections.isEmpty { device.linear(x, projections) }
+    if !projections.isEmpty { device.linear(x, projections, activations: activations) }
   }
 }
 

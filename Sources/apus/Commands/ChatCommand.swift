@@ -74,7 +74,9 @@ struct ChatCommand: ParsableCommand {
             try chat.send(text, cancellation: cancellation) { if !json { Terminal.write($0) } }
           }
           if json {
-            try JSONOutput.print(RunResult(model: model.name, answer, loadSeconds: loadSeconds, logprobs: nil))
+            try JSONOutput.print(
+              RunResult(
+                model: model.name, answer, loadSeconds: loadSeconds, logprobs: nil, memory: chat.memory))
           } else {
             Terminal.write("\n")
           }

@@ -90,7 +90,9 @@ struct RunCommand: ParsableCommand {
     }
     if json {
       try JSONOutput.print(
-        RunResult(model: model.name, answer, loadSeconds: loadSeconds, logprobs: logprobs == nil ? nil : reports))
+        RunResult(
+          model: model.name, answer, loadSeconds: loadSeconds, logprobs: logprobs == nil ? nil : reports,
+          memory: generator.memory))
     }
     if timings || (Terminal.errorIsTerminal && !json) { Terminal.note(Self.summary(answer, loadSeconds)) }
     if answer.finishReason == .cancelled { throw ExitCode(Interrupt.status) }
@@ -123,14 +125,17 @@ struct RunResult: Encodable {
   var finishReason: FinishReason
   var logprobs: [TokenReport]?
   var timings: Timings
+  /// Bytes.
+  var memory: MemoryReport
 
-  init(model: String, _ answer: Generation, loadSeconds: Double, logprobs: [TokenReport]?) {
+  init(model: String, _ answer: Generation, loadSeconds: Double, logprobs: [TokenReport]?, memory: MemoryReport) {
     self.model = model
     promptTokens = answer.promptTokens
     tokens = answer.tokens
     text = answer.text
     finishReason = answer.finishReason
     self.logprobs = logprobs
+    self.memory = memory
     timings = Timings(
       loadS: loadSeconds, prefillS: answer.timings.prefill, decodeS: answer.timings.decode,
       prefillTokensPerS: answer.timings.prefillTokensPerSecond,

@@ -40,8 +40,25 @@ final class BenchmarkRun {
   enum Limit {
     /// The loop of independent FMAs: work counts floating-point operations.
     case arithmetic
+    /// The loop of independent int8 dot products: work counts multiplications and additions.
+    case integers
     /// The loop of wide loads over 256 MB: work counts bytes that must come from memory.
     case memory
+
+    var unit: String {
+      switch self {
+      case .arithmetic: "GFLOP/s"
+      case .integers: "GOP/s"
+      case .memory: "GB/s"
+      }
+    }
+    var name: String {
+      switch self {
+      case .arithmetic: "fma peak"
+      case .integers: "int8 peak"
+      case .memory: "read bandwidth"
+      }
+    }
   }
 
   /// Memory for the read loop, far larger than the caches; touched once.
@@ -73,11 +90,17 @@ final class BenchmarkRun {
       pool.run { thread in
         switch limit {
         case .arithmetic: keepAlive(kernels.fmaLoop(iterations))
+        case .integers: keepAlive(kernels.int8Loop(iterations))
         case .memory: keepAlive(Double(kernels.readLoop(memory + thread * bytes, bytes)))
         }
       }
       let seconds = clock() - start
-      let done = limit == .arithmetic ? kernels.fmaLoop(1) * Double(iterations) : Double(bytes)
+      let done =
+        switch limit {
+        case .arithmetic: kernels.fmaLoop(1) * Double(iterations)
+        case .integers: kernels.int8Loop(1) * Double(iterations)
+        case .memory: Double(bytes)
+        }
       limits.append(Double(pool.threads) * done / seconds * 1e-9)
       start = clock()
       for _ in 0..<repeats { body() }
@@ -85,8 +108,7 @@ final class BenchmarkRun {
     }
     rows.append(
       Row(
-        name: name, threads: pool.threads, rates: rates, unit: limit == .arithmetic ? "GFLOP/s" : "GB/s",
-        limits: limits, limitName: limit == .arithmetic ? "fma peak" : "read bandwidth"))
+        name: name, threads: pool.threads, rates: rates, unit: limit.unit, limits: limits, limitName: limit.name))
   }
 
   func add(_ row: Row) { rows.append(row) }

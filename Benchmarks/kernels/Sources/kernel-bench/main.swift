@@ -8,6 +8,7 @@ let subjects: [(name: String, run: (BenchmarkRun) -> Void)] = [
   ("gemm", benchmarkGEMM),
   ("matmul", benchmarkFloatMatmul),
   ("attention", benchmarkAttention),
+  ("quantized", benchmarkQuantized),
 ]
 
 var arguments = Array(CommandLine.arguments.dropFirst())
