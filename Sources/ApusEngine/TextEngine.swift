@@ -28,10 +28,26 @@ public protocol TextEngine: Sendable {
   var name: String { get }
   var contextLength: Int { get }
   var tokenizer: any Tokenizer { get }
+  /// The tokens of a prompt, as `answer` would read it. Throws what `answer` would.
+  func tokens(of prompt: Prompt) throws -> [Int32]
   /// Suspends until the prompt has been checked and its answer has begun, so that a request that cannot be answered fails
   /// here and not in a stream. Cancelling the task cancels the answer.
   func answer(_ prompt: Prompt, _ options: GenerationOptions) async throws -> AnswerStream
   /// Answers what waits, refuses the rest.
+  func stop()
+}
+
+/// Turns texts into vectors with one encoder: the contract between servers and encoders.
+public protocol EmbeddingEngine: Sendable {
+  /// The model's name.
+  var name: String { get }
+  /// The most tokens of one input.
+  var contextLength: Int { get }
+  /// Elements of a vector.
+  var dimensions: Int { get }
+  var tokenizer: any Tokenizer { get }
+  /// One normalised vector an input `[tokens]`, in order. Throws ``RunnerError``.
+  func embed(_ inputs: [[Int32]]) async throws -> [[Float]]
   func stop()
 }
 
@@ -57,7 +73,7 @@ public final class SerialEngine: TextEngine {
 
   public func stop() { thread.stop() }
 
-  private func tokens(of prompt: Prompt) throws -> [Int32] {
+  public func tokens(of prompt: Prompt) throws -> [Int32] {
     if case .chat(let messages, let tools) = prompt, let formatter {
       return try formatter.tokens(messages: messages, tools: tools)
     }

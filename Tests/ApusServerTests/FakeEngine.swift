@@ -43,6 +43,11 @@ final class FakeEngine: TextEngine {
 
   func stop() {}
 
+  func tokens(of prompt: Prompt) throws -> [Int32] {
+    if let failure { throw failure }
+    return [Int32](repeating: 1, count: 7)
+  }
+
   func answer(_ prompt: Prompt, _ options: GenerationOptions) async throws -> AnswerStream {
     asked.withLock { $0.append((prompt, options)) }
     if let failure { throw failure }
