@@ -23,7 +23,9 @@ let kernels: [Target] = levels.map { level in
     linkerSettings: [.linkedLibrary("m")])
 }
 
-let rooms = ["ApusKernels", "ApusCompute", "ApusText", "ApusModels", "ApusEngine", "ApusServer"]
+let rooms = [
+  "ApusKernels", "ApusCompute", "ApusText", "ApusTools", "ApusModels", "ApusEngine", "ApusServer", "ApusLoad",
+]
 
 let package = Package(
   name: "Apus",
@@ -35,6 +37,8 @@ let package = Package(
     .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
     .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
     .package(url: "https://github.com/apple/swift-nio-ssl", from: "2.37.6"),
+    .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
+    .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
     .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.1"),
     .package(url: "https://github.com/swift-server/async-http-client", from: "1.37.0"),
     .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
@@ -48,6 +52,17 @@ let package = Package(
       name: "ApusKernels", dependencies: ["CSIMD", "KernelInterface"] + levels.map { .byName(name: $0.name) }),
     .target(name: "ApusCompute", dependencies: ["ApusKernels"]),
     .target(name: "ApusText"),
+    .target(name: "ApusTools"),
+    .target(
+      name: "ApusLoad",
+      dependencies: [
+        "ApusText",
+        .product(name: "AsyncHTTPClient", package: "async-http-client"),
+        .product(name: "Histogram", package: "hdrhistogram-swift"),
+        .product(name: "NIOCore", package: "swift-nio"),
+        .product(name: "NIOHTTP1", package: "swift-nio"),
+        .product(name: "NIOPosix", package: "swift-nio"),
+      ]),
     .target(
       name: "ApusModels",
       dependencies: [
@@ -61,20 +76,30 @@ let package = Package(
       ]),
     // Optimised in debug too: unspecialised SIMD code makes the sampler's tests thirty times slower.
     .target(
-      name: "ApusEngine", dependencies: ["ApusKernels", "ApusModels", "ApusText", "KernelInterface"],
+      name: "ApusEngine",
+      dependencies: [
+        "ApusKernels", "ApusModels", "ApusText", "KernelInterface", .product(name: "Crypto", package: "swift-crypto"),
+      ],
       swiftSettings: [.unsafeFlags(["-O"], .when(configuration: .debug))]),
     .target(
       name: "ApusServer",
       dependencies: [
-        "ApusEngine",
+        "ApusEngine", "ApusTools",
+        .product(name: "Crypto", package: "swift-crypto"),
+        .product(name: "GRDB", package: "GRDB.swift"),
         .product(name: "Hummingbird", package: "hummingbird"),
+        .product(name: "HummingbirdCore", package: "hummingbird"),
+        .product(name: "HummingbirdTLS", package: "hummingbird"),
         .product(name: "Logging", package: "swift-log"),
         .product(name: "NIOCore", package: "swift-nio"),
+        .product(name: "NIOSSL", package: "swift-nio-ssl"),
         .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
-      ]),
+        .product(name: "UnixSignals", package: "swift-service-lifecycle"),
+      ],
+      resources: [.embedInCode("Console/console.html")]),
     .executableTarget(
       name: "apus",
-      dependencies: ["ApusServer", .product(name: "ArgumentParser", package: "swift-argument-parser")]),
+      dependencies: ["ApusLoad", "ApusServer", .product(name: "ArgumentParser", package: "swift-argument-parser")]),
     // What a feature costs in lines, beside a framework without slots that is only compiled (Benchmarks/composition).
     .executableTarget(
       name: "composition", dependencies: ["ApusCompute", "ApusModels", "ApusText"], path: "Benchmarks/composition",
@@ -83,6 +108,15 @@ let package = Package(
     .testTarget(name: "ApusKernelsTests", dependencies: ["ApusKernels"], exclude: ["Fixtures"]),
     .testTarget(name: "ApusComputeTests", dependencies: ["ApusCompute"]),
     .testTarget(name: "ApusTextTests", dependencies: ["ApusText"]),
+    .testTarget(name: "ApusToolsTests", dependencies: ["ApusText", "ApusTools"]),
+    .testTarget(
+      name: "ApusLoadTests",
+      dependencies: [
+        "ApusLoad", "ApusText",
+        .product(name: "NIOCore", package: "swift-nio"),
+        .product(name: "NIOHTTP1", package: "swift-nio"),
+        .product(name: "NIOPosix", package: "swift-nio"),
+      ]),
     .testTarget(name: "ApusModelsTests", dependencies: ["ApusModels"], exclude: ["Golden"]),
     .testTarget(name: "ApusEngineTests", dependencies: ["ApusCompute", "ApusEngine", "ApusModels", "ApusText"]),
     .testTarget(

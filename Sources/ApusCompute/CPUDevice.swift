@@ -230,21 +230,25 @@ public final class CPUDevice: Device {
         window: form.window, scale: form.scale, softcap: form.softcap,
         slopes: slopes.isEmpty ? nil : slopes.baseAddress,
         kv: segments[0].kv)
-      if segments.count == 1 {
-        point(&arguments, to: segments[0], q, out)
-        let shared = arguments
-        let items = kernels.attentionItems(shared)
-        pool.parallelFor(items: items, grain: 1) { range, thread in
-          kernels.attention(shared, range, pool.scratch(thread))
-        }
-      } else {
-        let shared = arguments
-        pool.parallelFor(items: segments.count, grain: 1) { range, thread in
-          var mine = shared
-          for i in range {
-            point(&mine, to: segments[i], q, out)
-            kernels.attention(mine, 0..<kernels.attentionItems(mine), pool.scratch(thread))
-          }
+      // The items of all segments in one row, so that a prompt's share the threads with other sequences' single ones.
+      var ends: [Int] = []
+      ends.reserveCapacity(segments.count)
+      for segment in segments {
+        point(&arguments, to: segment, q, out)
+        ends.append((ends.last ?? 0) + kernels.attentionItems(arguments))
+      }
+      let shared = arguments
+      pool.parallelFor(items: ends.last ?? 0, grain: 1) { range, thread in
+        var mine = shared
+        var segment = ends.firstIndex { $0 > range.lowerBound } ?? 0
+        var item = range.lowerBound
+        while item < range.upperBound {
+          let first = segment == 0 ? 0 : ends[segment - 1]
+          let end = min(range.upperBound, ends[segment])
+          point(&mine, to: segments[segment], q, out)
+          kernels.attention(mine, item - first..<end - first, pool.scratch(thread))
+          item = end
+          segment += 1
         }
       }
     }

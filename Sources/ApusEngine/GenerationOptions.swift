@@ -93,6 +93,8 @@ public struct Generation: Sendable, Equatable {
   }
 
   public var promptTokens: Int
+  /// Of the prompt's tokens, those whose keys and values were there already.
+  public var cachedTokens: Int
   /// The answer's tokens, without the end-of-sequence token that ended it.
   public var tokens: [Int32]
   /// The answer's text, without the stop string.
@@ -103,9 +105,11 @@ public struct Generation: Sendable, Equatable {
   public var timings: Timings
 
   public init(
-    promptTokens: Int, tokens: [Int32], text: String, tail: String, finishReason: FinishReason, timings: Timings
+    promptTokens: Int, cachedTokens: Int = 0, tokens: [Int32], text: String, tail: String, finishReason: FinishReason,
+    timings: Timings
   ) {
     self.promptTokens = promptTokens
+    self.cachedTokens = cachedTokens
     self.tokens = tokens
     self.text = text
     self.tail = tail

@@ -10,13 +10,29 @@ public enum Prompt: Sendable {
   case chat(messages: [JinjaValue], tools: JinjaValue? = nil)
 }
 
+/// On whose behalf a request is answered.
+public struct RequestOrigin: Sendable, Hashable {
+  /// The request's name, in logs and for `fork`; unique among those under way.
+  public var id: String
+  /// Who is asking.
+  public var principal: String
+  /// Only prompts of the same namespace share computed beginnings.
+  public var namespace: String
+
+  public init(id: String, principal: String = "anonymous", namespace: String = "") {
+    self.id = id
+    self.principal = principal
+    self.namespace = namespace
+  }
+}
+
 /// An answer on its way.
 public struct AnswerStream: Sendable {
   public var promptTokens: Int
-  /// `started`, `token`…, `finished`; or an error. Dropping the stream cancels the answer.
-  public var events: AsyncThrowingStream<GenerationEvent, any Error>
+  /// `started`, `token`…, `finished`; or an error. Dropping them cancels the answer.
+  public var events: AnswerEvents
 
-  public init(promptTokens: Int, events: AsyncThrowingStream<GenerationEvent, any Error>) {
+  public init(promptTokens: Int, events: AnswerEvents) {
     self.promptTokens = promptTokens
     self.events = events
   }
@@ -28,13 +44,25 @@ public protocol TextEngine: Sendable {
   var name: String { get }
   var contextLength: Int { get }
   var tokenizer: any Tokenizer { get }
+  /// Nil for a base model.
+  var chatTemplate: ChatTemplate? { get }
   /// The tokens of a prompt, as `answer` would read it. Throws what `answer` would.
   func tokens(of prompt: Prompt) throws -> [Int32]
-  /// Suspends until the prompt has been checked and its answer has begun, so that a request that cannot be answered fails
-  /// here and not in a stream. Cancelling the task cancels the answer.
-  func answer(_ prompt: Prompt, _ options: GenerationOptions) async throws -> AnswerStream
+  /// Suspends until the request has been checked and taken, so that one that cannot be answered fails here and not in a
+  /// stream.
+  func answer(_ prompt: Prompt, _ options: GenerationOptions, for origin: RequestOrigin) async throws -> AnswerStream
   /// Answers what waits, refuses the rest.
   func stop()
+  /// What the engine has done and is doing; never waits for it.
+  var stats: EngineStats { get }
+}
+
+extension TextEngine {
+  /// An answer for nobody in particular.
+  public func answer(_ prompt: Prompt, _ options: GenerationOptions) async throws -> AnswerStream {
+    let id = String(UInt64.random(in: 0 ... .max), radix: 36)
+    return try await answer(prompt, options, for: RequestOrigin(id: "answer-" + id))
+  }
 }
 
 /// Turns texts into vectors with one encoder: the contract between servers and encoders.
@@ -49,66 +77,4 @@ public protocol EmbeddingEngine: Sendable {
   /// One normalised vector an input `[tokens]`, in order. Throws ``RunnerError``.
   func embed(_ inputs: [[Int32]]) async throws -> [[Float]]
   func stop()
-}
-
-/// An engine that answers one request after another, in the order of arrival, on a thread of its own.
-public final class SerialEngine: TextEngine {
-  public let name: String
-  public let contextLength: Int
-  public let tokenizer: any Tokenizer
-  private let model: LoadedModel
-  /// Nil for a model without a template.
-  private let formatter: ChatFormatter?
-  private let thread: EngineThread<TextGenerator>
-
-  /// Makes the runner on the engine's thread and waits for it. Throws what `TextGenerator.init` throws.
-  public init(_ model: LoadedModel, _ options: RunnerOptions = .init()) async throws {
-    self.model = model
-    name = model.name
-    tokenizer = model.tokenizer
-    formatter = model.chatTemplate == nil ? nil : try ChatFormatter(model)
-    thread = EngineThread(name: "apus-engine") { try TextGenerator(model, options) }
-    contextLength = try await thread.run { $0.contextLength }
-  }
-
-  public func stop() { thread.stop() }
-
-  public func tokens(of prompt: Prompt) throws -> [Int32] {
-    if case .chat(let messages, let tools) = prompt, let formatter {
-      return try formatter.tokens(messages: messages, tools: tools)
-    }
-    return try model.tokens(of: prompt)
-  }
-
-  public func answer(_ prompt: Prompt, _ options: GenerationOptions) async throws -> AnswerStream {
-    let cancellation = Cancellation()
-    let (events, sink) = AsyncThrowingStream<GenerationEvent, any Error>.makeStream()
-    sink.onTermination = { _ in cancellation.cancel() }
-    let promptTokens: Int = try await withTaskCancellationHandler {
-      try await withCheckedThrowingContinuation { continuation in
-        let isAccepted = thread.enqueue { [self] generator in
-          var hasStarted = false
-          do {
-            if cancellation.isCancelled { throw CancellationError() }
-            let generator = try generator.get()
-            let tokens = try tokens(of: prompt)
-            try generator.generate(tokens, options, cancellation: cancellation) { event in
-              if case .started(let promptTokens, _) = event {
-                hasStarted = true
-                continuation.resume(returning: promptTokens)
-              }
-              sink.yield(event)
-            }
-            sink.finish()
-          } catch {
-            if hasStarted { sink.finish(throwing: error) } else { continuation.resume(throwing: error) }
-          }
-        }
-        if !isAccepted { continuation.resume(throwing: GenerationError.stopped) }
-      }
-    } onCancel: {
-      cancellation.cancel()
-    }
-    return AnswerStream(promptTokens: promptTokens, events: events)
-  }
 }

@@ -117,7 +117,7 @@ public final class TextGenerator {
     let end = clock.now
     let tail = answer.flush()
     let generation = Generation(
-      promptTokens: promptTokens, tokens: answer.tokens, text: answer.text, tail: tail,
+      promptTokens: promptTokens, cachedTokens: reused, tokens: answer.tokens, text: answer.text, tail: tail,
       finishReason: answer.finishReason ?? .length,
       timings: .init(
         prefill: (start.duration(to: firstTokenAt ?? end)).inSeconds,

@@ -12,9 +12,10 @@ import Synchronization
 ///
 /// The caller is thread 0; the others are pthreads of the pool's own, never Swift's cooperative threads, so a kernel that
 /// runs for milliseconds starves nobody's tasks. Between two runs a thread spins for at most 20 µs and then parks in a
-/// futex. A run allocates nothing on the heap.
+/// futex.
 ///
-/// `run` returns when every thread has finished. Two outside threads that call `run` at once take turns; a `run` from
+/// `run` returns when every thread has finished. `parallelFor` gives out pieces of work and waits only for the threads that
+/// took one: a thread that the system has put aside is never waited for, its share is done by the others. Two outside threads that call `run` at once take turns; a `run` from
 /// inside a `run` is done by the calling thread alone.
 public final class ThreadPool: Sendable {
   /// How many threads a run has, the caller included.
@@ -50,7 +51,7 @@ public final class ThreadPool: Sendable {
     } else if team.currentThread() != nil {
       for thread in 0..<threads { body(thread) }
     } else {
-      team.run(body)
+      team.run(needsAll: true, body)
     }
   }
 
@@ -72,7 +73,7 @@ public final class ThreadPool: Sendable {
     }
     let counter = team.counter
     counter.pointee.store(0, ordering: .relaxed)
-    team.run { thread in
+    team.run(needsAll: false) { thread in
       while true {
         let first = counter.pointee.add(grain, ordering: .relaxed).oldValue
         if first >= items { return }
@@ -102,9 +103,9 @@ private final class Team: @unchecked Sendable {
   private var epoch: UnsafeMutablePointer<Atomic<UInt32>> { line(0) }
   /// Workers that are parked or about to park on `epoch`.
   private var parked: UnsafeMutablePointer<Atomic<UInt32>> { line(1) }
-  /// Workers that have not finished this run; the caller waits for 0.
-  private var running: UnsafeMutablePointer<Atomic<UInt32>> { line(2) }
-  /// 1 while the caller is parked or about to park on `running`.
+  /// Who may join the run, and who has: see `Gate`.
+  private var gate: UnsafeMutablePointer<Atomic<UInt64>> { line(2) }
+  /// 1 while the caller is parked or about to park on `left`.
   private var callerParked: UnsafeMutablePointer<Atomic<UInt32>> { line(3) }
   /// 1 when the workers shall return.
   private var stopping: UnsafeMutablePointer<Atomic<UInt32>> { line(4) }
@@ -112,7 +113,20 @@ private final class Team: @unchecked Sendable {
   var counter: UnsafeMutablePointer<Atomic<Int>> { line(5) }
   /// The outside thread that runs now, or 0.
   private var caller: UnsafeMutablePointer<Atomic<UInt>> { line(6) }
-  private static let lines = 7
+  /// Workers that have finished this run.
+  private var finished: UnsafeMutablePointer<Atomic<UInt32>> { line(7) }
+  /// Changes whenever a worker has left a run; the caller parks on it.
+  private var left: UnsafeMutablePointer<Atomic<UInt32>> { line(8) }
+  private static let lines = 9
+
+  /// The low half counts the workers inside a run, with `open` on top while more may join; the high half is the run's
+  /// epoch, so that a worker that comes late cannot slip into the next run twice.
+  private enum Gate {
+    static let open: UInt64 = 1 << 31
+    static func opened(_ epoch: UInt32) -> UInt64 { UInt64(epoch) << 32 | open }
+    static func isOpen(_ gate: UInt64, for epoch: UInt32) -> Bool { gate >> 31 == UInt64(epoch) << 1 | 1 }
+    static func inside(_ gate: UInt64) -> UInt64 { gate & (open - 1) }
+  }
 
   let scratch: UnsafeMutableRawPointer
   private let job: UnsafeMutablePointer<((Int) -> Void)?>
@@ -183,29 +197,35 @@ private final class Team: @unchecked Sendable {
     return nil
   }
 
-  func run(_ body: (Int) -> Void) {
+  /// Calls `body` on the calling thread, and on every worker that joins before it returns (all of them if `needsAll`).
+  func run(needsAll: Bool, _ body: (Int) -> Void) {
     turn.withLock { _ in
       caller.pointee.store(identity(pthread_self()), ordering: .relaxed)
       withoutActuallyEscaping(body) { escaping in
         job.pointee = escaping
-        running.pointee.store(UInt32(started), ordering: .relaxed)
-        epoch.pointee.add(1, ordering: .sequentiallyConsistent)
+        finished.pointee.store(0, ordering: .relaxed)
+        let next = epoch.pointee.load(ordering: .relaxed) &+ 1
+        gate.pointee.store(Gate.opened(next), ordering: .sequentiallyConsistent)
+        epoch.pointee.store(next, ordering: .sequentiallyConsistent)
         if parked.pointee.load(ordering: .sequentiallyConsistent) != 0 { wake(epoch, started) }
         escaping(0)
-        waitForWorkers()
+        if needsAll { wait { self.finished.pointee.load(ordering: .sequentiallyConsistent) == self.started } }
+        gate.pointee.bitwiseAnd(~Gate.open, ordering: .sequentiallyConsistent)
+        wait { Gate.inside(self.gate.pointee.load(ordering: .sequentiallyConsistent)) == 0 }
         job.pointee = nil
       }
       caller.pointee.store(0, ordering: .relaxed)
     }
   }
 
-  private func waitForWorkers() {
-    if spin(until: { running.pointee.load(ordering: .acquiring) == 0 }) { return }
+  /// Waits for workers, which say by `left` that something has changed.
+  private func wait(until done: () -> Bool) {
+    if spin(until: done) { return }
     callerParked.pointee.store(1, ordering: .sequentiallyConsistent)
     while true {
-      let left = running.pointee.load(ordering: .sequentiallyConsistent)
-      if left == 0 { break }
-      park(running, while: left)
+      let seen = left.pointee.load(ordering: .sequentiallyConsistent)
+      if done() { break }
+      park(left, while: seen)
     }
     callerParked.pointee.store(0, ordering: .relaxed)
   }
@@ -218,13 +238,29 @@ private final class Team: @unchecked Sendable {
         while epoch.pointee.load(ordering: .sequentiallyConsistent) == seen { park(epoch, while: seen) }
         parked.pointee.subtract(1, ordering: .relaxed)
       }
-      seen &+= 1
+      seen = epoch.pointee.load(ordering: .acquiring)
       if stopping.pointee.load(ordering: .acquiring) != 0 { return }
-      // Unowned: the caller keeps the closure alive until every worker is done.
+      if !join(seen) { continue }
+      // Unowned: the caller keeps the closure alive until every worker inside is done.
       job.pointee.unsafelyUnwrapped(index)
-      let last = running.pointee.subtract(1, ordering: .sequentiallyConsistent).newValue == 0
-      if last && callerParked.pointee.load(ordering: .sequentiallyConsistent) != 0 { wake(running, 1) }
+      // In this order: once the gate is empty the caller may begin the next run.
+      finished.pointee.add(1, ordering: .sequentiallyConsistent)
+      gate.pointee.subtract(1, ordering: .sequentiallyConsistent)
+      left.pointee.add(1, ordering: .sequentiallyConsistent)
+      if callerParked.pointee.load(ordering: .sequentiallyConsistent) != 0 { wake(left, 1) }
     }
+  }
+
+  /// Counts the calling worker in, unless the run is over.
+  private func join(_ epoch: UInt32) -> Bool {
+    var seen = gate.pointee.load(ordering: .acquiring)
+    while Gate.isOpen(seen, for: epoch) {
+      let (exchanged, original) = gate.pointee.compareExchange(
+        expected: seen, desired: seen + 1, ordering: .sequentiallyConsistent)
+      if exchanged { return true }
+      seen = original
+    }
+    return false
   }
 
   /// Spins until `done` or the time is over; tells whether it is done.

@@ -2,37 +2,80 @@ import ApusEngine
 import Foundation
 import HTTPTypes
 import Hummingbird
+import HummingbirdCore
+import HummingbirdTLS
 import Logging
+import NIOCore
+import NIOSSL
 import ServiceLifecycle
+import UnixSignals
 
 /// Where and how the server listens.
 public struct ServerOptions: Sendable {
+  /// A certificate chain and its private key, PEM files.
+  public struct TLS: Sendable {
+    public var certificates: String
+    public var privateKey: String
+
+    public init(certificates: String, privateKey: String) {
+      self.certificates = certificates
+      self.privateKey = privateKey
+    }
+  }
+
   public var host: String
   /// 0 lets the system choose.
   public var port: Int
+  /// Listen on this Unix socket instead of host and port.
+  public var unixSocket: String?
+  public var tls: TLS?
   /// Request bodies beyond this many bytes are refused with status 413.
   public var bodyLimit: Int
+  /// Nil lets everybody in.
+  public var keys: KeyRing?
+  /// Web pages of these origins may use the API; `*` is every origin.
+  public var allowedOrigins: [String]
+  /// How long answers under way may take after SIGTERM, in seconds.
+  public var drainTimeout: Double
+  /// A SQLite file for responses that clients ask to be stored; nil stores none.
+  public var responseDatabase: String?
 
-  public init(host: String = "127.0.0.1", port: Int = 8080, bodyLimit: Int = 16 << 20) {
+  public init(
+    host: String = "127.0.0.1", port: Int = 8080, unixSocket: String? = nil, tls: TLS? = nil,
+    bodyLimit: Int = 16 << 20, keys: KeyRing? = nil, allowedOrigins: [String] = [], drainTimeout: Double = 30,
+    responseDatabase: String? = nil
+  ) {
     self.host = host
     self.port = port
+    self.unixSocket = unixSocket
+    self.tls = tls
     self.bodyLimit = bodyLimit
+    self.keys = keys
+    self.allowedOrigins = allowedOrigins
+    self.drainTimeout = drainTimeout
+    self.responseDatabase = responseDatabase
   }
 }
 
-/// Serves engines over HTTP in OpenAI's dialect.
+/// Serves engines over HTTP, in the dialects of OpenAI, Anthropic and Ollama.
 ///
 /// ```swift
-/// let engine = try await SerialEngine(try LoadedModel.load(url))
+/// let engine = try await BatchEngine(try LoadedModel.load(url))
 /// try await Server([engine], .init(port: 8080)).run()
 /// ```
 public struct Server: Sendable {
-  private let chat: ChatRoutes
+  private let state: ServerState
+  private let store: (any ResponseStore)?
   private let options: ServerOptions
   private let logger: Logger
 
-  public init(_ engines: [any TextEngine], _ options: ServerOptions = .init(), logger: Logger = Logger(label: "apus")) {
-    chat = ChatRoutes(engines: engines, bodyLimit: options.bodyLimit)
+  /// Throws if the database of stored responses can't be opened.
+  public init(
+    _ engines: [any TextEngine], encoders: [any EmbeddingEngine] = [], _ options: ServerOptions = .init(),
+    logger: Logger = Logger(label: "apus")
+  ) throws {
+    store = try options.responseDatabase.map { try SQLiteResponseStore(path: $0) }
+    state = ServerState(engines: engines, encoders: encoders, keys: options.keys)
     self.options = options
     self.logger = logger
   }
@@ -40,38 +83,152 @@ public struct Server: Sendable {
   /// Every route.
   func router() -> Router<ServerContext> {
     let router = Router(context: ServerContext.self)
+    if !options.allowedOrigins.isEmpty {
+      router.add(middleware: OriginMiddleware(allowed: options.allowedOrigins))
+    }
     router.add(middleware: ErrorMiddleware(bodyLimit: options.bodyLimit))
-    router.get("health") { _, _ in try Response.json(["status": "ok"]) }
-    router.group("v1")
-      .get("models", use: chat.models)
-      .get("models/:name", use: chat.model)
-      .post("chat/completions", use: chat.completions)
+    router.add(middleware: DialectErrorMiddleware(AnthropicErrors.self, bodyLimit: options.bodyLimit))
+    router.add(middleware: DialectErrorMiddleware(OllamaErrors.self, bodyLimit: options.bodyLimit))
+    router.add(middleware: AccessMiddleware(state: state))
+    let limit = options.bodyLimit
+    StatusRoutes(state: state).add(to: router)
+    ConsoleRoutes().add(to: router)
+    ChatRoutes(state: state, bodyLimit: limit).add(to: router)
+    CompletionRoutes(state: state, bodyLimit: limit).add(to: router)
+    ResponseRoutes(state: state, bodyLimit: limit, store: store).add(to: router)
+    EmbeddingRoutes(state: state, bodyLimit: limit).add(to: router)
+    TokenizeRoutes(state: state, bodyLimit: limit).add(to: router)
+    MessagesRoutes(state: state, bodyLimit: limit).add(to: router)
+    OllamaRoutes(state: state, bodyLimit: limit).add(to: router)
+    OpenAPIRoutes.add(
+      to: router, version: StatusRoutes.version,
+      models: .init(
+        text: state.engines.map(\.name), embedding: state.encoders.map(\.name),
+        contextLength: state.engines.map(\.contextLength).max() ?? 0))
     return router
   }
 
+  /// Idle connections, and those that never finish their request's head, are closed after this time.
+  private static let idleTimeout = TimeAmount.seconds(60)
+  /// Bytes of all header fields of a request, and how many there may be.
+  private static let headerLimit = (bytes: 32 << 10, count: 100)
+
   /// The HTTP service; `onListening` gets the port.
-  func application(onListening: @escaping @Sendable (Int) async -> Void = { _ in }) -> some ApplicationProtocol {
-    Application(
+  func application(onListening: @escaping @Sendable (Int) async -> Void = { _ in }) throws -> some ApplicationProtocol {
+    let http = HTTPServerBuilder.http1(
+      configuration: .init(
+        idleTimeout: Self.idleTimeout,
+        httpDecoderConfiguration: .init(
+          maxHeaderFieldSize: Self.headerLimit.bytes, maxHeaderListSize: Self.headerLimit.bytes,
+          maxHeaderFieldCount: Self.headerLimit.count)))
+    let address: BindAddress =
+      options.unixSocket.map { .unixDomainSocket(path: $0) } ?? .hostname(options.host, port: options.port)
+    return Application(
       router: router(),
-      configuration: .init(address: .hostname(options.host, port: options.port), serverName: "apus"),
+      server: try options.tls.map { try .tls(http, tlsConfiguration: Self.configuration($0)) } ?? http,
+      configuration: .init(address: address, serverName: "apus"),
       onServerRunning: { channel in await onListening(channel.localAddress?.port ?? 0) }, logger: logger)
   }
 
-  /// Serves until SIGTERM or SIGINT, then lets running answers finish. Throws if the address cannot be bound.
+  private static func configuration(_ tls: ServerOptions.TLS) throws -> TLSConfiguration {
+    try .makeServerConfiguration(
+      certificateChain: NIOSSLCertificate.fromPEMFile(tls.certificates).map { .certificate($0) },
+      privateKey: .privateKey(NIOSSLPrivateKey(file: tls.privateKey, format: .pem)))
+  }
+
+  /// Serves until SIGTERM or SIGINT, then lets running answers finish; a second signal ends it at once. Throws if the
+  /// address cannot be bound.
   public func run(onListening: @escaping @Sendable (Int) async -> Void = { _ in }) async throws {
-    let services: [any Service] = [EngineService(engines: chat.engines), application(onListening: onListening)]
+    // A socket file that an earlier server left is in the way of the new one.
+    if let path = options.unixSocket { unlink(path) }
+    // Services end in reverse order: first new work is refused, then connections close, then the engines stop.
+    let services: [any Service] = [
+      EngineService(state: state), try application(onListening: onListening),
+      DrainService(state: state, timeout: options.drainTimeout), SignalService(keys: options.keys, logger: logger),
+    ]
     let group = ServiceGroup(
       configuration: .init(services: services, gracefulShutdownSignals: [.sigterm, .sigint], logger: logger))
     try await group.run()
   }
 }
 
-/// Stops the engines' threads after the HTTP service has ended: services end in reverse order.
+/// Stops the engines' threads after the HTTP service has ended.
 private struct EngineService: Service {
-  let engines: [any TextEngine]
+  let state: ServerState
 
   func run() async throws {
     try await gracefulShutdown()
-    for engine in engines { engine.stop() }
+    for engine in state.engines { engine.stop() }
+    for encoder in state.encoders { encoder.stop() }
+  }
+}
+
+/// Refuses new work when the server shall leave, and waits for what is under way.
+private struct DrainService: Service {
+  let state: ServerState
+  /// Seconds.
+  let timeout: Double
+  private static let pollInterval = Duration.milliseconds(20)
+
+  func run() async throws {
+    try await gracefulShutdown()
+    state.drain()
+    let start = ContinuousClock.now
+    // A load balancer needs a moment to see that the server is not ready.
+    repeat {
+      try await Task.sleep(for: Self.pollInterval)
+    } while !state.isIdle
+      && start.duration(to: .now).inSeconds < timeout
+  }
+}
+
+/// Ends the process at once on a second SIGTERM or SIGINT, and reads the keys again on SIGHUP.
+private struct SignalService: Service {
+  let keys: KeyRing?
+  let logger: Logger
+  /// As shells report it.
+  private static let signalStatus: Int32 = 128
+
+  func run() async throws {
+    await cancelWhenGracefulShutdown {
+      for await _ in await UnixSignalsSequence(trapping: .sighup) {
+        guard let keys else { continue }
+        do {
+          try keys.reload()
+          logger.notice("the API keys were read again")
+        } catch {
+          logger.error("the API keys stay as they were: \(error)")
+        }
+      }
+    }
+    Task.detached {
+      for await signal in await UnixSignalsSequence(trapping: .sigterm, .sigint) {
+        exit(Self.signalStatus + (signal == .sigint ? SIGINT : SIGTERM))
+      }
+    }
+  }
+}
+
+/// Lets web pages of other origins use the API.
+struct OriginMiddleware: RouterMiddleware {
+  let allowed: [String]
+
+  private static let methods = "GET, POST, DELETE, OPTIONS"
+  private static let headers = "authorization, content-type, x-api-key, anthropic-version, x-request-id"
+
+  func handle(_ request: Request, context: ServerContext, next: (Request, ServerContext) async throws -> Response)
+    async throws -> Response
+  {
+    guard let origin = request.headers[.origin] else { return try await next(request, context) }
+    let isAllowed = allowed.contains("*") || allowed.contains(origin)
+    var response =
+      request.method == .options && isAllowed ? Response(status: .noContent) : try await next(request, context)
+    if isAllowed {
+      response.headers[.accessControlAllowOrigin] = origin
+      response.headers[.vary] = "origin"
+      response.headers[.accessControlAllowMethods] = Self.methods
+      response.headers[.accessControlAllowHeaders] = Self.headers
+    }
+    return response
   }
 }

@@ -5,6 +5,8 @@ import NIOCore
 struct ServerContext: RequestContext {
   var coreContext: CoreRequestContextStorage
   private let channel: any Channel
+  /// Who is asking.
+  var principal = "anonymous"
 
   init(source: ApplicationRequestContextSource) {
     coreContext = .init(source: source)

@@ -65,32 +65,155 @@ struct RealModelTests {
     #expect(try #require(whole.perplexity) < 60)
   }
 
-  @Test func aSerialEngineAnswersOneRequestAfterAnother() async throws {
-    let engine = try await SerialEngine(try RealModels.smollm2())
-    let options = GenerationOptions(maxTokens: 6)
-    let message = ChatMessage(role: "user", content: "Say hello.").jinjaValue
-    let answers = try await withThrowingTaskGroup(of: String.self) { group in
-      for _ in 0..<3 {
-        group.addTask {
-          let answer = try await engine.answer(.chat(messages: [message]), options)
-          var text = ""
-          for try await event in answer.events {
-            if case .finished(let generation) = event { text = generation.text }
-          }
-          return text
-        }
-      }
-      return try await group.reduce(into: []) { $0.append($1) }
+  // MARK: the batching engine
+
+  private func collect(_ answer: AnswerStream) async throws -> Generation {
+    for try await event in answer.events {
+      if case .finished(let generation) = event { return generation }
     }
-    #expect(answers.count == 3 && Set(answers).count == 1 && !answers[0].isEmpty)
-    // A stream that is dropped gives the thread to the next request soon.
+    throw CancellationError()
+  }
+
+  /// Prompts of many lengths, greedy and sampled, some with a common beginning.
+  private static let requests: [(prompt: String, options: GenerationOptions)] = {
+    let system = String(repeating: "You are a careful librarian who answers in short sentences. ", count: 5)
+    let texts = [
+      "Once upon a time", system + "Where are the books on birds?", "The capital of France is",
+      system + "Where are the books on fish?", String(repeating: "one two three four five ", count: 40), "def fib(n):",
+      system + "Where are the books on birds, please?", "A",
+    ]
+    return texts.enumerated().map { i, text in
+      let sampling = i % 2 == 0 ? .greedy : SamplingOptions(temperature: 0.9, topP: 0.95, seed: UInt64(i))
+      return (text, GenerationOptions(sampling: sampling, maxTokens: 70 + 10 * i, ignoreEOS: true))
+    }
+  }()
+
+  @Test func aTextIsTheSameAloneAndInAnyBatch() async throws {
+    let model = try RealModels.smollm2()
+    let alone = try TextGenerator(model)
+    let expected = try Self.requests.map { try alone.generate($0.prompt, $0.options).tokens }
+    // A pool that is ample, and one so small that sequences are preempted.
+    for pool in [64 << 20, 12 << 20] {
+      let engine = try await BatchEngine(
+        model, RunnerOptions(contextLength: 512, kvPoolBytes: pool), BatchOptions(maxRunning: 8))
+      try await withThrowingTaskGroup(of: (Int, [Int32]).self) { group in
+        for (i, request) in Self.requests.enumerated() {
+          group.addTask {
+            try await Task.sleep(for: .milliseconds(10 * i))
+            return (i, try await collect(try await engine.answer(.text(request.prompt), request.options)).tokens)
+          }
+        }
+        for try await (i, tokens) in group { #expect(tokens == expected[i], "request \(i), pool \(pool)") }
+      }
+      let stats = engine.stats
+      #expect(pool > 12 << 20 ? stats.preemptions == 0 : stats.preemptions > 0)
+      #expect(stats.cachedTokens > 0)
+      engine.stop()
+    }
+  }
+
+  @Test func aCommonBeginningIsComputedOnce() async throws {
+    let model = try RealModels.smollm2()
+    let engine = try await BatchEngine(model, RunnerOptions(contextLength: 1024, kvPoolBytes: 64 << 20))
+    let prompt = model.tokenizer.encode(String(repeating: "A swift sleeps on the wing. ", count: 40))
+    let options = GenerationOptions(maxTokens: 4, logProbabilities: 3)
+    func ask(_ namespace: String) async throws -> (Generation, [TokenLogProbabilities?]) {
+      let answer = try await engine.answer(.tokens(prompt), options, for: .init(id: namespace, namespace: namespace))
+      var reports: [TokenLogProbabilities?] = []
+      for try await event in answer.events {
+        if case .token(let token) = event { reports.append(token.logProbabilities) }
+        if case .finished(let generation) = event { return (generation, reports) }
+      }
+      throw CancellationError()
+    }
+    let (cold, coldReports) = try await ask("a")
+    let (warm, warmReports) = try await ask("a")
+    let (other, _) = try await ask("b")
+    #expect(cold.cachedTokens == 0)
+    #expect(warm.cachedTokens == (prompt.count - 1) / 16 * 16)
+    #expect(other.cachedTokens == 0, "another namespace sees nothing")
+    #expect(warm.tokens == cold.tokens)
+    #expect(warmReports == coldReports, "the logits are the same to the bit")
+    engine.stop()
+  }
+
+  @Test func aReaderThatGoesAwayFreesItsSequence() async throws {
+    let engine = try await BatchEngine(try RealModels.smollm2(), RunnerOptions(kvPoolBytes: 256 << 20))
     _ = try await engine.answer(.text("Once upon a time"), .init(ignoreEOS: true))
-    let next = try await engine.answer(.text("A swift"), .init(maxTokens: 1))
-    #expect(next.promptTokens > 0)
+    let next = try await collect(try await engine.answer(.text("A swift"), .init(maxTokens: 3, ignoreEOS: true)))
+    #expect(next.tokens.count == 3)
+    for _ in 0..<100 where !engine.stats.sequences.isEmpty { try await Task.sleep(for: .milliseconds(20)) }
+    #expect(engine.stats.sequences.isEmpty)
+    #expect(engine.stats.finished["cancelled"] == 1)
+    #expect(engine.stats.blocksUsed == engine.stats.blocksCached)
+    engine.stop()
+  }
+
+  @Test func aSlowReaderPausesItsOwnSequenceOnly() async throws {
+    let engine = try await BatchEngine(
+      try RealModels.smollm2(), RunnerOptions(kvPoolBytes: 256 << 20), BatchOptions(channelCapacity: 4))
+    let slow = try await engine.answer(.text("Once upon a time"), .init(maxTokens: 40, ignoreEOS: true))
+    let quick = try await collect(try await engine.answer(.text("A swift"), .init(maxTokens: 30, ignoreEOS: true)))
+    #expect(quick.tokens.count == 30)
+    // The figures are renewed every 50 ms, or when nothing goes on.
+    for _ in 0..<100 where engine.stats.sequences.count != 1 { try await Task.sleep(for: .milliseconds(20)) }
+    let waiting = try #require(engine.stats.sequences.first)
+    #expect(waiting.state == .paused && waiting.generatedTokens < 40)
+    #expect(try await collect(slow).tokens.count == 40)
+    engine.stop()
+  }
+
+  @Test func aForkGoesOnAsItsSourceDoes() async throws {
+    let model = try RealModels.smollm2()
+    let engine = try await BatchEngine(model, RunnerOptions(kvPoolBytes: 256 << 20))
+    let prompt = model.tokenizer.encode("The swift is a bird that spends most of its life in the air, and it")
+    let options = GenerationOptions(maxTokens: 24, ignoreEOS: true)
+    let expected = try TextGenerator(model).generate(prompt, options).tokens
+    let source = try await engine.answer(
+      .tokens(prompt), .init(maxTokens: 400, ignoreEOS: true), for: .init(id: "source")
+    ).events.makeAsyncIterator()
+    for _ in 0..<4 { _ = try await source.next() }
+    let fork = try await engine.fork("source", at: prompt.count, options, for: .init(id: "fork"))
+    let forked = try await collect(fork)
+    #expect(forked.tokens == expected)
+    #expect(forked.cachedTokens == prompt.count - 1)
+    await #expect(throws: EngineError.noSuchSequence("nobody")) {
+      _ = try await engine.fork("nobody", at: 1, options, for: .init(id: "x"))
+    }
+    engine.stop()
+  }
+
+  @Test func whatCannotBeAnsweredIsRefusedAtOnce() async throws {
+    let engine = try await BatchEngine(
+      try RealModels.smollm2(), RunnerOptions(kvPoolBytes: 256 << 20), BatchOptions(maxRunning: 1, maxQueue: 1))
+    let options = GenerationOptions(maxTokens: 6)
     await #expect(throws: RunnerError.self) {
       _ = try await engine.answer(.tokens([Int32](repeating: 1, count: 5000)), options)
     }
+    await #expect(throws: GenerationError.self) { _ = try await engine.answer(.tokens([-1]), options) }
+    let first = try await engine.answer(.text("Once"), .init(maxTokens: 200, ignoreEOS: true))
+    for _ in 0..<100 where engine.stats.running == 0 { try await Task.sleep(for: .milliseconds(10)) }
+    let second = try await engine.answer(.text("Once"), options)
+    await #expect(throws: EngineError.queueFull(waiting: 1, limit: 1)) {
+      _ = try await engine.answer(.text("Once"), options)
+    }
+    #expect(try await collect(first).tokens.count == 200)
+    #expect(try await !collect(second).tokens.isEmpty)
     engine.stop()
     await #expect(throws: GenerationError.stopped) { _ = try await engine.answer(.text("x"), options) }
+  }
+
+  @Test func anIdleEngineIsUnloadedAndComesBack() async throws {
+    let engine = try OnDemandEngine(
+      try RealModels.smollm2(), RunnerOptions(kvPoolBytes: 256 << 20), idleAfter: .milliseconds(100))
+    #expect(!engine.isLoaded)
+    let options = GenerationOptions(maxTokens: 3, ignoreEOS: true)
+    let first = try await collect(try await engine.answer(.text("A swift"), options))
+    #expect(engine.isLoaded)
+    for _ in 0..<100 where engine.isLoaded { try await Task.sleep(for: .milliseconds(50)) }
+    #expect(!engine.isLoaded)
+    #expect(try engine.tokens(of: .text("A swift")).count == first.promptTokens && !engine.isLoaded)
+    #expect(try await collect(try await engine.answer(.text("A swift"), options)).tokens == first.tokens)
+    engine.stop()
   }
 }

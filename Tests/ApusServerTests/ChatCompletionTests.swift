@@ -15,7 +15,7 @@ import Testing
     _ engine: FakeEngine, _ body: String, limit: Int = 1 << 20,
     _ check: @Sendable @escaping (TestResponse) async throws -> Void
   ) async throws {
-    let server = Server([engine], .init(bodyLimit: limit))
+    let server = try Server([engine], .init(bodyLimit: limit))
     try await server.application().test(.router) { client in
       try await client.execute(
         uri: "/v1/chat/completions", method: .post, body: ByteBuffer(string: body)

@@ -41,6 +41,8 @@ final class FakeEngine: TextEngine {
 
   struct Broken: Error {}
 
+  var chatTemplate: ChatTemplate? { nil }
+
   func stop() {}
 
   func tokens(of prompt: Prompt) throws -> [Int32] {
@@ -48,39 +50,36 @@ final class FakeEngine: TextEngine {
     return [Int32](repeating: 1, count: 7)
   }
 
-  func answer(_ prompt: Prompt, _ options: GenerationOptions) async throws -> AnswerStream {
+  let stats = EngineStats()
+
+  func answer(_ prompt: Prompt, _ options: GenerationOptions, for origin: RequestOrigin) async throws -> AnswerStream {
     asked.withLock { $0.append((prompt, options)) }
     if let failure { throw failure }
-    let (events, sink) = AsyncThrowingStream<GenerationEvent, any Error>.makeStream()
-    sink.onTermination = { [self] reason in
-      if case .cancelled = reason { cancelled.withLock { $0 += 1 } }
-    }
-    let task = Task { [self] in
-      sink.yield(.started(promptTokens: 7, cached: 0))
+    let events = AnswerEvents.made { [self] send, cancellation in
+      send(.started(promptTokens: 7, cached: 0))
       var answer = AnswerBuilder(tokenizer: tokenizer, options: options)
       for (index, byte) in (isEndless ? String(repeating: "x", count: 100_000) : reply).utf8.enumerated() {
-        if answer.finishReason != nil || Task.isCancelled { break }
-        if index == breakAfter {
-          sink.finish(throwing: Broken())
+        if answer.finishReason != nil { break }
+        if cancellation.isCancelled {
+          cancelled.withLock { $0 += 1 }
           return
         }
+        if index == breakAfter { throw Broken() }
         let report = options.logProbabilities.map { count in
           TokenLogProbabilities(
             chosen: -0.5, top: (0..<count).map { .init(token: Int32($0 + 65), logProbability: -Float($0) - 0.5) })
         }
-        if let token = answer.accept(Int32(byte), logProbabilities: report) { sink.yield(.token(token)) }
-        if isEndless { try? await Task.sleep(for: .milliseconds(2)) }
+        if let token = answer.accept(Int32(byte), logProbabilities: report) { send(.token(token)) }
+        if isEndless { try await Task.sleep(for: .milliseconds(2)) }
       }
       answer.end(.stop)
       let tail = answer.flush()
-      sink.yield(
+      send(
         .finished(
           Generation(
             promptTokens: 7, tokens: answer.tokens, text: answer.text, tail: tail, finishReason: answer.finishReason!,
             timings: .init(prefill: 0.1, decode: 0.1, prefillTokens: 7, decodeTokens: answer.tokens.count))))
-      sink.finish()
     }
-    _ = task
     return AnswerStream(promptTokens: 7, events: events)
   }
 }

@@ -2,11 +2,19 @@ import ApusCompute
 import ApusKernels
 
 /// Tokens per block of keys and values, in the kernels' layout.
-let kvBlockTokens = 16
+public let kvBlockTokens = 16
+
+/// A store whose sequences come and go.
+public protocol SequenceKVStore: KVStore {
+  func makeSequence() -> Int
+  func release(_ sequence: Int)
+  /// Sees that the sequence has room for so many tokens in all. Throws ``RunnerError/outOfBlocks(pool:)``.
+  func prepare(_ sequence: Int, tokens: Int) throws
+}
 
 /// The past of some sequences, each in one piece of memory that holds its greatest length from the start; pages that no
 /// token has reached are never touched.
-public final class ContiguousKVStore: KVStore {
+public final class ContiguousKVStore: SequenceKVStore {
   private struct LayerPlace {
     var shape: KVShape
     /// Bytes from the start of the sequence's memory.
@@ -52,6 +60,9 @@ public final class ContiguousKVStore: KVStore {
   }
 
   public func release(_ sequence: Int) { sequences[sequence] = nil }
+
+  /// There is room from the start.
+  public func prepare(_ sequence: Int, tokens: Int) { precondition(tokens <= capacity) }
 
   public func attend(
     layer: Int, q: Tensor, k: Tensor, v: Tensor, _ form: AttentionForm, _ batch: Batch, into out: Tensor,

@@ -11,16 +11,19 @@ public struct RunnerOptions: Sendable {
   public var maxSequences: Int
   /// The most tokens in one forward pass.
   public var maxBatchTokens: Int
+  /// Bytes of keys and values that all sequences share in blocks; nil gives each sequence memory of its own.
+  public var kvPoolBytes: Int?
 
   public init(
     threads: Int? = nil, exact: Bool = false, contextLength: Int? = nil, maxSequences: Int = 1,
-    maxBatchTokens: Int = 512
+    maxBatchTokens: Int = 512, kvPoolBytes: Int? = nil
   ) {
     self.threads = threads
     self.exact = exact
     self.contextLength = contextLength
     self.maxSequences = maxSequences
     self.maxBatchTokens = maxBatchTokens
+    self.kvPoolBytes = kvPoolBytes
   }
 }
 
@@ -34,6 +37,7 @@ public enum RunnerError: Error, CustomStringConvertible, Equatable {
   case tooManySequences(limit: Int)
   case tokenOutOfRange(token: Int32, vocabulary: Int)
   case emptyInput
+  case outOfBlocks(pool: Int)
   case batchTooLarge(tokens: Int, limit: Int)
   case notAnEncoder(String)
   case notAGenerator(String)
@@ -47,6 +51,8 @@ public enum RunnerError: Error, CustomStringConvertible, Equatable {
     case .tokenOutOfRange(let token, let vocabulary):
       "token \(token) is not in the vocabulary of \(vocabulary) tokens"
     case .emptyInput: "there is nothing to run: an input has no tokens"
+    case .outOfBlocks(let pool):
+      "all \(pool) KV blocks are in use: give the pool more memory, or run fewer or shorter sequences"
     case .batchTooLarge(let tokens, let limit):
       "\(tokens) tokens in one pass, the limit is \(limit) (maxBatchTokens): pass them in parts"
     case .notAnEncoder(let name): "\(name) generates text and gives no embeddings; use an encoder, e.g. minilm-l6"
@@ -110,7 +116,9 @@ public final class ModelRunner {
   private let ledger = MemoryLedger()
   private let device: CPUDevice
   private let precision: CPUDevice.Precision
-  private let kv: ContiguousKVStore
+  private let kv: any SequenceKVStore
+  /// The shared blocks, where the options ask for them.
+  public let paged: PagedKVStore?
   private let rotary: RotaryTables
   private var lengths: [SequenceID: Int] = [:]
   private var plans: [PlanKey: Int] = [:]
@@ -140,8 +148,21 @@ public final class ModelRunner {
     device = CPUDevice(
       threads: options.threads ?? ThreadPool.availableThreads, precision: precision,
       arena: Arena(capacity: 0, ledger: ledger))
-    kv = ContiguousKVStore(
-      model.config.kvShapes, capacity: contextLength, dtype: options.exact ? .f32 : .f16, ledger: ledger)
+    let dtype: DType = options.exact ? .f32 : .f16
+    if let bytes = options.kvPoolBytes {
+      let blocks = bytes / PagedKVStore.blockBytes(model.config.kvShapes, dtype: dtype)
+      guard blocks * kvBlockTokens >= contextLength else {
+        throw RunnerError.badOption(
+          "a KV pool of \(bytes) bytes holds \(blocks * kvBlockTokens) tokens; one sequence may have \(contextLength)")
+      }
+      let store = PagedKVStore(
+        model.config.kvShapes, capacity: contextLength, blocks: blocks, dtype: dtype, ledger: ledger)
+      paged = store
+      kv = store
+    } else {
+      paged = nil
+      kv = ContiguousKVStore(model.config.kvShapes, capacity: contextLength, dtype: dtype, ledger: ledger)
+    }
     rotary = RotaryTables(ledger: ledger)
   }
 
@@ -170,6 +191,12 @@ public final class ModelRunner {
     lengths[s] = length
   }
 
+  /// Says that the store holds the first `tokens` tokens of a new sequence already.
+  public func adopt(_ s: SequenceID, tokens: Int) {
+    precondition(tokens >= length(of: s) && tokens <= contextLength)
+    lengths[s] = tokens
+  }
+
   // MARK: passes
 
   /// Appends tokens to their sequences, prefill and decode alike, and gives the logits asked for, in the inputs' order.
@@ -194,6 +221,9 @@ public final class ModelRunner {
       }
     }
     try check(ids)
+    for input in inputs {
+      try kv.prepare(input.sequence.index, tokens: length(of: input.sequence) + input.tokens.count)
+    }
     let batch = Batch(segments)
     let mode: Mode = segments.allSatisfy { $0.firstPosition == 0 } ? .prefill : .extend
     try reserve(PlanKey(rows: ids.count, outputs: outputs.count, segments: segments.count)) { planner in

@@ -10,11 +10,14 @@ struct ChatCompletionRequest: Sendable {
   var model: String
   /// As the template sees them: role, content, and what else the client sent.
   var messages: [JinjaValue]
-  /// As the template sees them.
+  /// As the template sees them; nil where no call is wanted.
   var tools: JinjaValue?
   var options: GenerationOptions
   var stream: Bool
   var includeUsage: Bool
+  var continuousUsage: Bool
+  /// Narrows whom the prompt shares computed beginnings with.
+  var cacheSalt: String?
 
   /// Throws ``OpenAIError`` that names the field. `randomSeed` is used when the request has none.
   init(body: [UInt8], randomSeed: @autoclosure () -> UInt64) throws {
@@ -33,10 +36,10 @@ struct ChatCompletionRequest: Sendable {
       }
     }
     stream = try body.bool("stream") ?? false
-    includeUsage =
-      try body.value("stream_options").flatMap {
-        try RequestReader($0, path: "stream_options").bool("include_usage")
-      } ?? false
+    let streamOptions = try body.value("stream_options").map { try RequestReader($0, path: "stream_options") }
+    includeUsage = try streamOptions?.bool("include_usage") ?? false
+    continuousUsage = try streamOptions?.bool("continuous_usage_stats") ?? false
+    cacheSalt = try body.string("cache_salt")
     if let n = body.value("n") {
       guard case .integer(1) = n else { throw body.invalid("n", n, expected: "1: one answer a request") }
     }

@@ -5,17 +5,34 @@ struct Usage: Codable, Equatable, Sendable {
   var promptTokens: Int
   var completionTokens: Int
   var totalTokens: Int
+  var promptTokensDetails: PromptTokensDetails
 
-  init(promptTokens: Int, completionTokens: Int) {
+  struct PromptTokensDetails: Codable, Equatable, Sendable {
+    /// Prompt tokens that were not computed again.
+    var cachedTokens: Int
+
+    enum CodingKeys: String, CodingKey {
+      case cachedTokens = "cached_tokens"
+    }
+  }
+
+  init(promptTokens: Int, completionTokens: Int, cachedTokens: Int = 0) {
     self.promptTokens = promptTokens
     self.completionTokens = completionTokens
     totalTokens = promptTokens + completionTokens
+    promptTokensDetails = .init(cachedTokens: cachedTokens)
+  }
+
+  init(_ end: AnswerEnd) {
+    self.init(
+      promptTokens: end.promptTokens, completionTokens: end.completionTokens, cachedTokens: end.cachedTokens)
   }
 
   enum CodingKeys: String, CodingKey {
     case promptTokens = "prompt_tokens"
     case completionTokens = "completion_tokens"
     case totalTokens = "total_tokens"
+    case promptTokensDetails = "prompt_tokens_details"
   }
 }
 
@@ -42,11 +59,38 @@ struct ChoiceLogProbabilities: Codable, Equatable, Sendable {
   var content: [Token]
 }
 
+/// A call of a tool that the client shall execute.
+struct ToolCall: Codable, Equatable, Sendable {
+  struct Function: Codable, Equatable, Sendable {
+    var name: String
+    /// A JSON object, as text.
+    var arguments: String
+  }
+
+  var id: String
+  var type = "function"
+  var function: Function
+}
+
 /// A whole answer.
 struct ChatCompletion: Codable, Equatable, Sendable {
   struct Message: Codable, Equatable, Sendable {
     var role = "assistant"
-    var content: String
+    var content: String?
+    var toolCalls: [ToolCall]?
+
+    enum CodingKeys: String, CodingKey {
+      case role, content
+      case toolCalls = "tool_calls"
+    }
+
+    /// `content` is null, not absent, beside calls.
+    func encode(to encoder: any Encoder) throws {
+      var container = encoder.container(keyedBy: CodingKeys.self)
+      try container.encode(role, forKey: .role)
+      try container.encode(content, forKey: .content)
+      try container.encodeIfPresent(toolCalls, forKey: .toolCalls)
+    }
   }
 
   struct Choice: Codable, Equatable, Sendable {
@@ -73,8 +117,26 @@ struct ChatCompletion: Codable, Equatable, Sendable {
 /// One event of a streamed answer.
 struct ChatCompletionChunk: Codable, Equatable, Sendable {
   struct Delta: Codable, Equatable, Sendable {
+    /// A piece of a call: the first has id, type and name, the later ones only arguments.
+    struct ToolCall: Codable, Equatable, Sendable {
+      struct Function: Codable, Equatable, Sendable {
+        var name: String?
+        var arguments: String
+      }
+      var index: Int
+      var id: String?
+      var type: String?
+      var function: Function
+    }
+
     var role: String?
     var content: String?
+    var toolCalls: [ToolCall]?
+
+    enum CodingKeys: String, CodingKey {
+      case role, content
+      case toolCalls = "tool_calls"
+    }
   }
 
   struct Choice: Codable, Equatable, Sendable {
@@ -104,17 +166,6 @@ struct ChatCompletionChunk: Codable, Equatable, Sendable {
   var model: String
   var choices: [Choice]
   var usage: Usage?
-}
-
-extension FinishReason {
-  /// OpenAI has one word for the model's end and a stop string.
-  var openAIName: String {
-    switch self {
-    case .stop, .stopSequence: "stop"
-    case .length: "length"
-    case .cancelled: "cancelled"
-    }
-  }
 }
 
 /// A list of models.

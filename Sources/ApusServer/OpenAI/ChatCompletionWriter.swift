@@ -1,50 +1,62 @@
 import ApusEngine
 import ApusText
 
-/// Turns an answer's events into OpenAI's objects, streamed or whole: a state machine without I/O.
+/// Turns an answer's parts into OpenAI's objects, streamed or whole: a state machine without I/O.
 struct ChatCompletionWriter: Sendable {
   let id: String
   let created: Int
   let model: String
   let tokenizer: any Tokenizer
   let includeUsage: Bool
+  /// The running usage in every chunk, as vLLM's `continuous_usage_stats`.
+  let continuousUsage: Bool
+  private var promptTokens = 0
+  private var cachedTokens = 0
+  private var completionTokens = 0
   private var tokens: [ChoiceLogProbabilities.Token] = []
-  private var pending: [ChoiceLogProbabilities.Token] = []
+  private var calls: [ToolCall] = []
 
-  init(id: String, created: Int, model: String, tokenizer: any Tokenizer, includeUsage: Bool) {
+  init(
+    id: String, created: Int, model: String, tokenizer: any Tokenizer, includeUsage: Bool, continuousUsage: Bool = false
+  ) {
     self.id = id
     self.created = created
     self.model = model
     self.tokenizer = tokenizer
     self.includeUsage = includeUsage
+    self.continuousUsage = continuousUsage
   }
 
   // MARK: stream
 
-  /// The chunks that an event causes, in order. The first carries the role, the last but the usage the reason.
-  mutating func chunks(for event: GenerationEvent) -> [ChatCompletionChunk] {
-    switch event {
-    case .started: return [chunk(.init(role: "assistant", content: ""))]
-    case .token(let token):
-      if let report = token.logProbabilities { pending.append(entry(token.id, report)) }
-      // A token without text waits for the one that completes a character; its log-probability goes with it.
-      if token.text.isEmpty { return [] }
-      return [chunk(.init(content: token.text), takePending())]
-    case .finished(let generation):
-      var chunks: [ChatCompletionChunk] = []
-      if !generation.tail.isEmpty || !pending.isEmpty {
-        chunks.append(chunk(.init(content: generation.tail), takePending()))
-      }
+  /// The chunks that a part causes, in order. The first carries the role, the last but the usage the reason.
+  mutating func chunks(for part: AnswerPart) -> [ChatCompletionChunk] {
+    switch part {
+    case .started(let promptTokens, let cached):
+      self.promptTokens = promptTokens
+      cachedTokens = cached
+      return [chunk(.init(role: "assistant", content: ""))]
+    case .text(let text, let reports):
+      completionTokens += 1
+      return [chunk(.init(content: text), logProbabilities(reports))]
+    case .callBegan(let index, let id, let name):
+      return [
+        chunk(
+          .init(toolCalls: [
+            .init(index: index, id: id, type: "function", function: .init(name: name, arguments: ""))
+          ]))
+      ]
+    case .callArguments(let index, let json):
+      return [chunk(.init(toolCalls: [.init(index: index, function: .init(arguments: json))]))]
+    case .callEnded: return []
+    case .finished(let end):
       var last = chunk(.init())
-      last.choices[0].finishReason = generation.finishReason.openAIName
-      chunks.append(last)
-      if includeUsage {
-        var usage = chunk(.init())
-        usage.choices = []
-        usage.usage = Usage(promptTokens: generation.promptTokens, completionTokens: generation.tokens.count)
-        chunks.append(usage)
-      }
-      return chunks
+      last.choices[0].finishReason = end.reason.openAIName
+      guard includeUsage else { return [last] }
+      var usage = chunk(.init())
+      usage.choices = []
+      usage.usage = Usage(end)
+      return [last, usage]
     }
   }
 
@@ -52,40 +64,48 @@ struct ChatCompletionWriter: Sendable {
     _ delta: ChatCompletionChunk.Delta, _ logprobs: ChoiceLogProbabilities? = nil
   ) -> ChatCompletionChunk {
     ChatCompletionChunk(
-      id: id, created: created, model: model, choices: [.init(delta: delta, logprobs: logprobs)])
+      id: id, created: created, model: model, choices: [.init(delta: delta, logprobs: logprobs)],
+      usage: continuousUsage
+        ? Usage(promptTokens: promptTokens, completionTokens: completionTokens, cachedTokens: cachedTokens) : nil)
   }
 
-  private mutating func takePending() -> ChoiceLogProbabilities? {
-    defer { pending.removeAll() }
-    return pending.isEmpty ? nil : ChoiceLogProbabilities(content: pending)
+  private func logProbabilities(_ reports: [TokenReport]) -> ChoiceLogProbabilities? {
+    reports.isEmpty ? nil : ChoiceLogProbabilities(content: reports.map(entry))
   }
 
   // MARK: whole
 
-  /// Takes the events of an answer that is sent whole; returns it with the last one.
-  mutating func completion(for event: GenerationEvent) -> ChatCompletion? {
-    switch event {
-    case .started: return nil
-    case .token(let token):
-      if let report = token.logProbabilities { tokens.append(entry(token.id, report)) }
+  /// Takes the parts of an answer that is sent whole; returns it with the last one.
+  mutating func completion(for part: AnswerPart) -> ChatCompletion? {
+    switch part {
+    case .started, .callEnded: return nil
+    case .text(_, let reports):
+      tokens += reports.map(entry)
       return nil
-    case .finished(let generation):
+    case .callBegan(_, let id, let name):
+      calls.append(ToolCall(id: id, function: .init(name: name, arguments: "")))
+      return nil
+    case .callArguments(let index, let json):
+      calls[index].function.arguments += json
+      return nil
+    case .finished(let end):
       return ChatCompletion(
         id: id, created: created, model: model,
         choices: [
           .init(
-            message: .init(content: generation.text),
+            message: .init(
+              content: calls.isEmpty || !end.text.isEmpty ? end.text : nil, toolCalls: calls.isEmpty ? nil : calls),
             logprobs: tokens.isEmpty ? nil : ChoiceLogProbabilities(content: tokens),
-            finishReason: generation.finishReason.openAIName)
-        ], usage: Usage(promptTokens: generation.promptTokens, completionTokens: generation.tokens.count))
+            finishReason: end.reason.openAIName)
+        ], usage: Usage(end))
     }
   }
 
-  private func entry(_ id: Int32, _ report: TokenLogProbabilities) -> ChoiceLogProbabilities.Token {
-    let bytes = tokenizer.bytes(of: id)
+  private func entry(_ report: TokenReport) -> ChoiceLogProbabilities.Token {
+    let bytes = tokenizer.bytes(of: report.id)
     return .init(
-      token: String(decoding: bytes, as: UTF8.self), logprob: Self.finite(report.chosen), bytes: bytes,
-      topLogprobs: report.top.map {
+      token: String(decoding: bytes, as: UTF8.self), logprob: Self.finite(report.logProbabilities.chosen), bytes: bytes,
+      topLogprobs: report.logProbabilities.top.map {
         let bytes = tokenizer.bytes(of: $0.token)
         return .init(
           token: String(decoding: bytes, as: UTF8.self), logprob: Self.finite($0.logProbability), bytes: bytes)
@@ -94,6 +114,18 @@ struct ChatCompletionWriter: Sendable {
 
   /// JSON has no infinity; OpenAI writes −9999 for what cannot happen.
   private static func finite(_ x: Float) -> Float { x.isFinite ? x : -9999 }
+}
+
+extension AnswerEnd.Reason {
+  /// OpenAI has one word for the model's end and a stop string.
+  var openAIName: String {
+    switch self {
+    case .stop, .stopSequence: "stop"
+    case .length: "length"
+    case .toolCalls: "tool_calls"
+    case .cancelled: "cancelled"
+    }
+  }
 }
 
 /// The text form of an event stream. Source: WHATWG HTML, section 9.2 "Server-sent events".

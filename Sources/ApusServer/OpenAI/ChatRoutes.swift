@@ -1,39 +1,41 @@
 import ApusEngine
+import ApusTools
 import Foundation
 import HTTPTypes
 import Hummingbird
 
 /// The handlers of `/v1/models` and `/v1/chat/completions`.
 struct ChatRoutes: Sendable {
-  let engines: [any TextEngine]
+  let state: ServerState
   let bodyLimit: Int
-  private let started = Int(Date().timeIntervalSince1970)
 
-  init(engines: [any TextEngine], bodyLimit: Int) {
-    self.engines = engines
-    self.bodyLimit = bodyLimit
+  func add(to router: some RouterMethods<ServerContext>) {
+    router.get("v1/models", use: models)
+    router.get("v1/models/:name", use: model)
+    router.post("v1/chat/completions", use: completions)
   }
 
   // MARK: models
 
   @Sendable func models(_ request: Request, _ context: some RequestContext) throws -> Response {
-    try .json(ModelList(data: engines.map(description)))
+    try .json(ModelList(data: state.engines.map(description) + state.encoders.map(description)))
   }
 
   @Sendable func model(_ request: Request, _ context: some RequestContext) throws -> Response {
-    try .json(description(of: engine(named: context.parameters.require("name"))))
+    let name = try context.parameters.require("name")
+    if let encoder = state.encoders.first(where: { $0.name == name }) { return try .json(description(of: encoder)) }
+    return try .json(description(of: state.engine(named: name)))
   }
 
   private func description(of engine: any TextEngine) -> ModelList.Model {
-    .init(id: engine.name, created: started, contextLength: engine.contextLength)
+    .init(id: engine.name, created: created, contextLength: engine.contextLength)
   }
 
-  private func engine(named name: String) throws -> any TextEngine {
-    guard let engine = engines.first(where: { $0.name == name }) else {
-      throw OpenAIError.unknownModel(name, known: engines.map(\.name))
-    }
-    return engine
+  private func description(of encoder: any EmbeddingEngine) -> ModelList.Model {
+    .init(id: encoder.name, created: created, contextLength: encoder.contextLength)
   }
+
+  private var created: Int { Int(state.started.timeIntervalSince1970) }
 
   // MARK: chat
 
@@ -41,46 +43,55 @@ struct ChatRoutes: Sendable {
     let bytes = try await request.body.collect(upTo: bodyLimit)
     let parsed = try ChatCompletionRequest(
       body: Array(bytes.readableBytesView), randomSeed: UInt64.random(in: 0 ... .max))
-    let engine = try engine(named: parsed.model)
+    let engine = try state.engine(named: parsed.model)
+    let id = Self.newID()
+    let origin = RequestOrigin(
+      id: id, principal: context.principal,
+      namespace: state.namespace(of: context.principal, salt: parsed.cacheSalt))
     let writer = ChatCompletionWriter(
-      id: Self.newID(), created: Int(Date().timeIntervalSince1970), model: engine.name, tokenizer: engine.tokenizer,
-      includeUsage: parsed.includeUsage)
+      id: id, created: Int(Date().timeIntervalSince1970), model: engine.name, tokenizer: engine.tokenizer,
+      includeUsage: parsed.includeUsage, continuousUsage: parsed.continuousUsage)
+    let calls = parsed.tools.flatMap { _ in engine.toolCallDialect.map { ToolCallParser(dialect: $0) } }
+    let parts = AnswerParts(tools: calls)
     let prompt = Prompt.chat(messages: parsed.messages, tools: parsed.tools)
     // A stream notices a client that is gone by its next write, a whole answer only by watching the connection.
-    if parsed.stream { return stream(try await engine.answer(prompt, parsed.options), writer) }
+    if parsed.stream {
+      let answer = try await context.untilDisconnected {
+        try await HeldStream(try await engine.answer(prompt, parsed.options, for: origin))
+      }
+      return stream(answer, parts, writer)
+    }
     return try await context.untilDisconnected {
-      try await whole(try await engine.answer(prompt, parsed.options), writer)
+      try await whole(try await engine.answer(prompt, parsed.options, for: origin), parts, writer)
     }
   }
 
-  private func whole(_ answer: AnswerStream, _ writer: ChatCompletionWriter) async throws -> Response {
-    var writer = writer
+  private func whole(_ answer: AnswerStream, _ parts: AnswerParts, _ writer: ChatCompletionWriter) async throws
+    -> Response
+  {
+    var (parts, writer) = (parts, writer)
     for try await event in answer.events {
-      if let completion = writer.completion(for: event) { return try .json(completion) }
+      for part in parts.parts(for: event) {
+        if let completion = writer.completion(for: part) { return try .json(completion) }
+      }
     }
     throw CancellationError()
   }
 
   /// Once the first byte is out, the status cannot change: an error then ends the stream with an error event and
   /// without `[DONE]`, so that a cut answer looks cut.
-  private func stream(_ answer: AnswerStream, _ writer: ChatCompletionWriter) -> Response {
-    Response(
-      status: .ok,
-      headers: [.contentType: "text/event-stream; charset=utf-8", .cacheControl: "no-cache"],
-      body: .init { body in
-        var writer = writer
-        do {
-          for try await event in answer.events {
-            var bytes: [UInt8] = []
-            for chunk in writer.chunks(for: event) { bytes += try ServerSentEvents.data(chunk) }
-            if !bytes.isEmpty { try await body.write(ByteBuffer(bytes: bytes)) }
-          }
-          try await body.write(ByteBuffer(bytes: ServerSentEvents.done))
-        } catch let error where !(error is CancellationError) {
-          try await body.write(ByteBuffer(bytes: try ServerSentEvents.data(OpenAIError(error).body)))
+  private func stream(_ answer: HeldStream, _ parts: AnswerParts, _ writer: ChatCompletionWriter) -> Response {
+    answer.response(errorEvent: { try ServerSentEvents.data(OpenAIError($0).body) }) { body in
+      var (parts, writer) = (parts, writer)
+      try await answer.forEach { event in
+        var bytes: [UInt8] = []
+        for part in parts.parts(for: event) {
+          for chunk in writer.chunks(for: part) { bytes += try ServerSentEvents.data(chunk) }
         }
-        try await body.finish(nil)
-      })
+        if !bytes.isEmpty { try await body.write(ByteBuffer(bytes: bytes)) }
+      }
+      try await body.write(ByteBuffer(bytes: ServerSentEvents.done))
+    }
   }
 
   /// `chatcmpl-` and 24 letters and digits: 124 random bits, with room for an affinity key in front.

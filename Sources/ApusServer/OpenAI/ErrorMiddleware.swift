@@ -34,6 +34,7 @@ extension OpenAIError {
       GenerationError.invalidOption(let name, let value, let expected):
       self = .invalid(name, seen: value, expected: expected)
     case GenerationError.stopped: self = .stopping
+    case let error as EngineError: self = .overloaded(error.description)
     case let error as GenerationError:
       self = OpenAIError(status: .badRequest, message: error.description, param: "messages", code: "invalid_value")
     case let error as TemplateError:

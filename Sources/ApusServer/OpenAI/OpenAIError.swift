@@ -46,6 +46,14 @@ struct OpenAIError: Error, HTTPResponseError, Equatable {
       status: .contentTooLarge, message: "the request's body is larger than \(limit) bytes", code: "request_too_large")
   }
 
+  static func unauthorized(_ message: String) -> OpenAIError {
+    OpenAIError(status: .unauthorized, message: message, type: "authentication_error", code: "invalid_api_key")
+  }
+
+  static func overloaded(_ message: String) -> OpenAIError {
+    OpenAIError(status: .tooManyRequests, message: message, type: "overloaded_error", code: "queue_full")
+  }
+
   static let stopping = OpenAIError(
     status: .serviceUnavailable, message: "the server is stopping", type: "server_error", code: "server_stopping")
 
@@ -77,7 +85,16 @@ struct OpenAIError: Error, HTTPResponseError, Equatable {
   var body: Body { Body(error: .init(message: message, type: type, param: param, code: code)) }
 
   func response(from request: Request, context: some RequestContext) throws -> Response {
-    try .json(body, status: status)
+    var response = try Response.json(body, status: status)
+    switch status {
+    case .tooManyRequests: response.headers[.retryAfter] = "1"
+    case .serviceUnavailable:
+      response.headers[.retryAfter] = "5"
+      response.headers[.connection] = "close"
+    case .unauthorized: response.headers[.wwwAuthenticate] = "Bearer"
+    default: break
+    }
+    return response
   }
 }
 

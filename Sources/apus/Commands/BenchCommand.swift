@@ -5,19 +5,48 @@ import ArgumentParser
 struct BenchCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "bench",
-    abstract: "Measures how fast models read and write on this machine.",
+    abstract: "Measures how fast models read and write on this machine, and how fast a server answers.",
     discussion: """
       apus bench decode                                       one sequence, one token a step
       apus bench prefill -m qwen2.5-coder-0.5b --tokens 512   one prompt
       apus bench batch --batch 1 --batch 4 --batch 8          several sequences at once
+      apus bench serve --url http://127.0.0.1:8080            load on a server, Apus or another
 
-      Rates are medians over --rounds, after one warm-up. bandwidth_share is the part of the measured read bandwidth that
-      reading the weights takes; fma_share the part of the measured f32 peak that the arithmetic takes.
-      """)
+      For decode, prefill and batch, rates are medians over --rounds, after one warm-up. bandwidth_share is the part of
+      the measured read bandwidth that reading the weights takes; fma_share the part of the measured f32 peak that the
+      arithmetic takes.
+      """,
+    subcommands: [BenchDecodeCommand.self, BenchPrefillCommand.self, BenchBatchCommand.self, BenchServeCommand.self])
+}
 
-  @Argument(help: "What to measure: decode, prefill or batch.")
-  var kind: Benchmark.Kind
+struct BenchDecodeCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "decode", abstract: "Measures one sequence, one token a step.")
 
+  @OptionGroup var options: BenchOptions
+
+  func run() throws { try options.run(.decode) }
+}
+
+struct BenchPrefillCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(commandName: "prefill", abstract: "Measures the reading of a prompt.")
+
+  @OptionGroup var options: BenchOptions
+
+  func run() throws { try options.run(.prefill) }
+}
+
+struct BenchBatchCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "batch", abstract: "Measures several sequences at once.")
+
+  @OptionGroup var options: BenchOptions
+
+  func run() throws { try options.run(.batch) }
+}
+
+/// What the benchmarks of the engine have in common.
+struct BenchOptions: ParsableArguments {
   @Option(
     name: [.customShort("m"), .customLong("model")], parsing: .singleValue,
     help: "A model; may be repeated (default: \(Catalogue.defaultModel)).")
@@ -44,7 +73,7 @@ struct BenchCommand: ParsableCommand {
   @Flag(help: "Print a JSON list.")
   var json = false
 
-  func run() throws {
+  func run(_ kind: Benchmark.Kind) throws {
     var rows: [BenchRow] = []
     for name in models.isEmpty ? [Catalogue.defaultModel] : models {
       var options = ModelOptions()
@@ -65,8 +94,6 @@ struct BenchCommand: ParsableCommand {
     Terminal.write(Format.table([header] + rows.map(\.cells)) + "\n")
   }
 }
-
-extension Benchmark.Kind: ExpressibleByArgument {}
 
 /// One row of `bench`, in JSON and as text.
 struct BenchRow: Encodable {

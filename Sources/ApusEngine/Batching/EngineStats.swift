@@ -1,0 +1,137 @@
+/// What an engine has done and is doing, for metrics and for people. A copy: reading it never waits for the engine.
+public struct EngineStats: Sendable {
+  /// A sequence that the engine holds.
+  public struct Sequence: Sendable {
+    public enum State: String, Sendable {
+      case waiting
+      case prefilling
+      case decoding
+      /// Its reader is behind.
+      case paused
+    }
+    public var id: String
+    public var state: State
+    public var promptTokens: Int
+    public var generatedTokens: Int
+    public var cachedTokens: Int
+    /// Seconds since it was submitted.
+    public var age: Double
+  }
+
+  public var sequences: [Sequence] = []
+  public var running: Int { sequences.count { $0.state != .waiting } }
+  public var waiting: Int { sequences.count { $0.state == .waiting } }
+
+  /// Blocks of 16 tokens: all, those in use by sequences or kept for later prompts, and of these those only kept.
+  public var blocks = 0
+  public var blocksUsed = 0
+  public var blocksCached = 0
+  /// Bytes of a block.
+  public var blockBytes = 0
+
+  // Since the start.
+  public var steps = 0
+  public var promptTokens = 0
+  public var cachedTokens = 0
+  public var generatedTokens = 0
+  public var preemptions = 0
+  /// Finished answers by reason; `error` for those that failed.
+  public var finished: [String: Int] = [:]
+  /// Requests that were refused, by reason.
+  public var refused: [String: Int] = [:]
+
+  /// Seconds from submission to the first token, between a sequence's tokens, in the queue, and in all.
+  public var timeToFirstToken = LatencyHistogram()
+  public var interTokenLatency = LatencyHistogram()
+  public var queueTime = LatencyHistogram()
+  public var totalTime = LatencyHistogram()
+
+  /// Tokens per second over the last seconds.
+  public var decodeRate = 0.0
+  public var prefillRate = 0.0
+
+  /// The answers that ended last, the latest first.
+  public var recent: [AnswerRecord] = []
+  static let recentCount = 64
+
+  public init() {}
+
+  /// With the counts of an earlier engine of the same model.
+  func adding(_ past: EngineStats) -> EngineStats {
+    var sum = self
+    sum.steps += past.steps
+    sum.promptTokens += past.promptTokens
+    sum.cachedTokens += past.cachedTokens
+    sum.generatedTokens += past.generatedTokens
+    sum.preemptions += past.preemptions
+    sum.finished.merge(past.finished, uniquingKeysWith: +)
+    sum.refused.merge(past.refused, uniquingKeysWith: +)
+    sum.timeToFirstToken.add(past.timeToFirstToken)
+    sum.interTokenLatency.add(past.interTokenLatency)
+    sum.queueTime.add(past.queueTime)
+    sum.totalTime.add(past.totalTime)
+    sum.recent = Array((recent + past.recent).prefix(Self.recentCount))
+    return sum
+  }
+}
+
+/// What an answer took, as the engine measured it.
+public struct AnswerRecord: Sendable {
+  public var id: String
+  public var finishReason: String
+  public var promptTokens: Int
+  public var cachedTokens: Int
+  public var completionTokens: Int
+  /// Seconds.
+  public var queueTime: Double
+  public var timeToFirstToken: Double?
+  public var totalTime: Double
+  /// Seconds of the engine's clock.
+  public var ended: Double
+}
+
+/// Counts seconds in fixed buckets, as Prometheus does: bucket i counts values ≤ `bounds[i]`, cumulatively when written.
+public struct LatencyHistogram: Sendable {
+  /// Seconds.
+  public static let bounds: [Double] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60,
+  ]
+  /// One more than bounds: the last counts what is beyond all.
+  public private(set) var counts = [Int](repeating: 0, count: bounds.count + 1)
+  public private(set) var sum = 0.0
+  public var count: Int { counts.reduce(0, +) }
+
+  public init() {}
+
+  public mutating func record(_ seconds: Double) {
+    counts[Self.bounds.firstIndex { seconds <= $0 } ?? Self.bounds.count] += 1
+    sum += seconds
+  }
+
+  mutating func add(_ other: LatencyHistogram) {
+    for i in counts.indices { counts[i] += other.counts[i] }
+    sum += other.sum
+  }
+}
+
+/// Tokens per second, forgetting with a time constant of some seconds.
+struct RateMeter {
+  private static let timeConstant = 3.0
+  private var tokens = 0.0
+  private var last: Double?
+
+  mutating func add(_ count: Int, at now: Double) {
+    decay(to: now)
+    tokens += Double(count)
+  }
+
+  mutating func rate(at now: Double) -> Double {
+    decay(to: now)
+    return tokens / Self.timeConstant
+  }
+
+  private mutating func decay(to now: Double) {
+    if let last, now > last { tokens *= 1 / (1 + (now - last) / Self.timeConstant) }
+    last = now
+  }
+}

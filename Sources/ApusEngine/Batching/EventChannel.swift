@@ -1,0 +1,170 @@
+import Synchronization
+
+/// A bounded channel of one answer's events, from the engine's thread to one reader.
+///
+/// The engine never waits: it asks `isFull` before a step and passes over the sequence while its reader is behind. The
+/// reader may suspend. When the reader goes away, or its task is cancelled, `onCancel` is called once.
+final class EventChannel: Sendable {
+  private struct State {
+    var events: [GenerationEvent] = []
+    /// The first event that was not read.
+    var first = 0
+    var end: Result<Void, any Error>?
+    var reader: CheckedContinuation<GenerationEvent?, any Error>?
+    var isCancelled = false
+    /// The engine has seen the channel full and wants to hear when there is room.
+    var isWaitedFor = false
+
+    var count: Int { events.count - first }
+
+    mutating func popFirst() -> GenerationEvent? {
+      guard first < events.count else { return nil }
+      defer {
+        first += 1
+        if first == events.count {
+          events.removeAll(keepingCapacity: true)
+          first = 0
+        }
+      }
+      return events[first]
+    }
+  }
+
+  private let state = Mutex(State())
+  private let capacity: Int
+  private let onRoom: @Sendable () -> Void
+  private let onCancel: @Sendable () -> Void
+
+  /// - Parameters:
+  ///   - capacity: events that wait for the reader before the sequence is paused.
+  ///   - onRoom: the reader has caught up after `isFull` was true.
+  ///   - onCancel: the reader is gone.
+  init(capacity: Int, onRoom: @escaping @Sendable () -> Void, onCancel: @escaping @Sendable () -> Void) {
+    self.capacity = capacity
+    self.onRoom = onRoom
+    self.onCancel = onCancel
+  }
+
+  // MARK: the engine's side
+
+  /// Whether the reader is behind; asking makes `onRoom` be called once it has read half.
+  var isFull: Bool {
+    state.withLock { state in
+      if state.count >= capacity { state.isWaitedFor = true }
+      return state.count >= capacity
+    }
+  }
+
+  func send(_ event: GenerationEvent) {
+    let reader: CheckedContinuation<GenerationEvent?, any Error>? = state.withLock { state in
+      if state.isCancelled || state.end != nil { return nil }
+      if let reader = state.reader {
+        state.reader = nil
+        return reader
+      }
+      state.events.append(event)
+      return nil
+    }
+    reader?.resume(returning: event)
+  }
+
+  /// Ends the channel after what was sent; the first end counts.
+  func finish(_ end: Result<Void, any Error> = .success(())) {
+    let reader: CheckedContinuation<GenerationEvent?, any Error>? = state.withLock { state in
+      if state.end == nil { state.end = end }
+      defer { state.reader = nil }
+      return state.reader
+    }
+    reader?.resume(with: end.map { nil })
+  }
+
+  // MARK: the reader's side
+
+  func next() async throws -> GenerationEvent? {
+    try await withTaskCancellationHandler {
+      try await withCheckedThrowingContinuation { continuation in
+        enum Answer {
+          case event(GenerationEvent, hasRoom: Bool)
+          case end(Result<Void, any Error>)
+          case wait
+        }
+        let answer: Answer = state.withLock { state in
+          if state.isCancelled { return .end(.failure(CancellationError())) }
+          if let event = state.popFirst() {
+            let hasRoom = state.isWaitedFor && state.count <= capacity / 2
+            if hasRoom { state.isWaitedFor = false }
+            return .event(event, hasRoom: hasRoom)
+          }
+          if let end = state.end { return .end(end) }
+          precondition(state.reader == nil, "an answer has one reader")
+          state.reader = continuation
+          return .wait
+        }
+        switch answer {
+        case .event(let event, let hasRoom):
+          if hasRoom { onRoom() }
+          continuation.resume(returning: event)
+        case .end(let end): continuation.resume(with: end.map { nil })
+        case .wait: break
+        }
+      }
+    } onCancel: {
+      cancel()
+    }
+  }
+
+  /// The reader wants no more.
+  func cancel() {
+    let (reader, isFirst): (CheckedContinuation<GenerationEvent?, any Error>?, Bool) = state.withLock { state in
+      if state.isCancelled { return (nil, false) }
+      state.isCancelled = true
+      state.events.removeAll()
+      state.first = 0
+      defer { state.reader = nil }
+      return (state.reader, state.end == nil)
+    }
+    reader?.resume(throwing: CancellationError())
+    if isFirst { onCancel() }
+  }
+}
+
+/// The events of one answer, read once. Dropping them cancels the answer.
+public struct AnswerEvents: AsyncSequence, Sendable {
+  public typealias Element = GenerationEvent
+
+  /// Cancels the answer when the last copy of the sequence and its iterator are gone.
+  fileprivate final class Reader: Sendable {
+    let channel: EventChannel
+    init(_ channel: EventChannel) { self.channel = channel }
+    deinit { channel.cancel() }
+  }
+
+  private let reader: Reader
+
+  init(_ channel: EventChannel) { reader = Reader(channel) }
+
+  public struct AsyncIterator: AsyncIteratorProtocol {
+    fileprivate let reader: Reader
+    public func next() async throws -> GenerationEvent? { try await reader.channel.next() }
+  }
+
+  public func makeAsyncIterator() -> AsyncIterator { AsyncIterator(reader: reader) }
+
+  /// Events that a function sends, for other engines than ``BatchEngine``: `body` gets a function that sends one event,
+  /// and returns when the answer has ended. The cancellation tells it that the reader is gone.
+  public static func made(
+    by body: @escaping @Sendable (_ send: @Sendable (GenerationEvent) -> Void, Cancellation) async throws -> Void
+  ) -> AnswerEvents {
+    let cancellation = Cancellation()
+    let channel = EventChannel(capacity: .max, onRoom: {}, onCancel: { cancellation.cancel() })
+    Task {
+      do {
+        try await body({ channel.send($0) }, cancellation)
+        channel.finish()
+      } catch {
+        channel.finish(.failure(error))
+      }
+    }
+    return AnswerEvents(channel)
+  }
+}

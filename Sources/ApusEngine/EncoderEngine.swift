@@ -1,0 +1,29 @@
+import ApusModels
+import ApusText
+
+/// Turns texts into vectors on a thread of its own, one batch after another.
+public final class EncoderEngine: EmbeddingEngine {
+  public let name: String
+  public let contextLength: Int
+  public let dimensions: Int
+  public let tokenizer: any Tokenizer
+  private let thread: EngineThread<ModelRunner>
+
+  /// Throws ``GenerationError/wrongKindOfModel(model:architecture:expected:)`` for a model that makes no embeddings.
+  public init(_ model: LoadedModel, _ options: RunnerOptions = .init()) async throws {
+    guard model.isEncoder else {
+      throw GenerationError.wrongKindOfModel(
+        model: model.name, architecture: model.architecture, expected: "an encoder, such as minilm-l6")
+    }
+    name = model.name
+    contextLength = model.contextLength
+    dimensions = model.config.dim
+    tokenizer = model.tokenizer
+    thread = EngineThread(name: "apus-encoder") { try ModelRunner(model, options) }
+    _ = try await thread.run { $0.threads }
+  }
+
+  public func embed(_ inputs: [[Int32]]) async throws -> [[Float]] { try await thread.run { try $0.embed(inputs) } }
+
+  public func stop() { thread.stop() }
+}

@@ -1,0 +1,139 @@
+import ApusModels
+import ApusText
+import Synchronization
+
+/// An engine that takes memory only while it is asked: the weights stay mapped from their file, the KV pool and the threads
+/// come with the first request and go when none has come for a while.
+public final class OnDemandEngine: TextEngine {
+  private struct State {
+    var engine: BatchEngine?
+    /// The engine on its way; requests that come meanwhile wait for the same one.
+    var loading: Task<BatchEngine, any Error>?
+    var isStopped = false
+    /// Figures of engines that are gone.
+    var past = EngineStats()
+  }
+
+  public let name: String
+  public let contextLength: Int
+  public let tokenizer: any Tokenizer
+  private let model: LoadedModel
+  private let formatter: ChatFormatter?
+  private let runnerOptions: RunnerOptions
+  private let options: BatchOptions
+  private let idleAfter: Duration?
+  private let state = Mutex(State())
+
+  /// `idleAfter` nil keeps the engine once it is there. Throws what `BatchEngine.init` throws about the model's kind.
+  public init(
+    _ model: LoadedModel, _ runnerOptions: RunnerOptions = .init(), _ options: BatchOptions = .init(),
+    idleAfter: Duration? = nil
+  ) throws {
+    if model.isEncoder {
+      throw GenerationError.wrongKindOfModel(
+        model: model.name, architecture: model.architecture, expected: "a text generator, not an encoder")
+    }
+    self.model = model
+    self.runnerOptions = runnerOptions
+    self.options = options
+    self.idleAfter = idleAfter
+    name = model.name
+    contextLength = runnerOptions.contextLength ?? min(model.contextLength, 4096)
+    tokenizer = model.tokenizer
+    formatter = model.chatTemplate == nil ? nil : try ChatFormatter(model)
+  }
+
+  public var isLoaded: Bool { state.withLock { $0.engine != nil } }
+
+  public var stats: EngineStats {
+    state.withLock { state in
+      guard let engine = state.engine else { return state.past }
+      return engine.stats.adding(state.past)
+    }
+  }
+
+  public var chatTemplate: ChatTemplate? { model.chatTemplate }
+
+  public func tokens(of prompt: Prompt) throws -> [Int32] {
+    if case .chat(let messages, let tools) = prompt, let formatter {
+      return try formatter.tokens(messages: messages, tools: tools)
+    }
+    return try model.tokens(of: prompt)
+  }
+
+  public func answer(_ prompt: Prompt, _ options: GenerationOptions, for origin: RequestOrigin) async throws
+    -> AnswerStream
+  {
+    let tokens = Prompt.tokens(try tokens(of: prompt))
+    do {
+      return try await load().answer(tokens, options, for: origin)
+    } catch GenerationError.stopped where !state.withLock({ $0.isStopped }) {
+      // It was unloaded in the same moment.
+      return try await load().answer(tokens, options, for: origin)
+    }
+  }
+
+  public func stop() {
+    let engine = state.withLock { state in
+      state.isStopped = true
+      defer { state.engine = nil }
+      return state.engine
+    }
+    engine?.stop()
+  }
+
+  /// Loads the engine if it is not there, for callers that want it ready before the first request.
+  public func warmUp() async throws { _ = try await load() }
+
+  private func load() async throws -> BatchEngine {
+    let task: Task<BatchEngine, any Error> = try state.withLock { state in
+      if state.isStopped { throw GenerationError.stopped }
+      if let engine = state.engine { return Task { engine } }
+      if let loading = state.loading { return loading }
+      let task = Task { [model, runnerOptions, options] in try await BatchEngine(model, runnerOptions, options) }
+      state.loading = task
+      return task
+    }
+    do {
+      let engine = try await task.value
+      let isNew = state.withLock { state in
+        guard state.loading == task else { return false }
+        state.loading = nil
+        state.engine = engine
+        return true
+      }
+      if isNew, idleAfter != nil { watch(engine) }
+      return engine
+    } catch {
+      state.withLock { if $0.loading == task { $0.loading = nil } }
+      throw error
+    }
+  }
+
+  /// Unloads the engine when nothing has happened for `idleAfter`.
+  private func watch(_ engine: BatchEngine) {
+    guard let idleAfter else { return }
+    Task { [weak self, weak engine] in
+      var lastSteps = -1
+      while true {
+        try? await Task.sleep(for: idleAfter)
+        guard let self, let engine else { return }
+        let stats = engine.stats
+        if stats.steps == lastSteps && stats.sequences.isEmpty { return self.unload(engine) }
+        lastSteps = stats.steps
+      }
+    }
+  }
+
+  private func unload(_ engine: BatchEngine) {
+    let isCurrent = state.withLock { state in
+      guard state.engine === engine else { return false }
+      state.engine = nil
+      state.past = engine.stats.adding(state.past)
+      state.past.blocksUsed = 0
+      state.past.blocksCached = 0
+      return true
+    }
+    if isCurrent { engine.stop() }
+  }
+}

@@ -1,0 +1,142 @@
+import ApusCompute
+import ApusKernels
+import Foundation
+
+/// The past of many sequences in blocks of 16 tokens that sequences with a common beginning share (Kwon et al. 2023,
+/// section 4).
+///
+/// A block holds 16 tokens' keys and values of all layers in one piece, so that it is copied, named and given away whole.
+/// Owned by one thread.
+public final class PagedKVStore: SequenceKVStore {
+  private struct LayerPlace {
+    var shape: KVShape
+    /// Bytes from the start of a block.
+    var k: Int
+    var v: Int
+  }
+
+  /// The blocks of one sequence, at an address that stays.
+  private final class Table {
+    let blocks: UnsafeMutablePointer<Int32>
+    var count = 0
+
+    init(capacity: Int) {
+      blocks = .allocate(capacity: capacity)
+      blocks.initialize(repeating: 0, count: capacity)
+    }
+    deinit { blocks.deallocate() }
+  }
+
+  public private(set) var pool: KVBlockPool
+  /// Bytes of a block.
+  public let blockBytes: Int
+  private let layers: [LayerPlace]
+  private let dtype: DType
+  private let storage: HeapStorage
+  private let tableCapacity: Int
+  private var tables: [Int: Table] = [:]
+  private var next = 0
+
+  /// - Parameters:
+  ///   - capacity: the most tokens of one sequence.
+  ///   - blocks: of the pool; memory of blocks that were never used is not touched.
+  ///   - dtype: f16 or f32.
+  public init(_ shapes: [KVShape], capacity: Int, blocks: Int, dtype: DType, ledger: MemoryLedger) {
+    var offset = 0
+    layers = shapes.map { shape in
+      let bytes = kvBlockTokens * shape.kvHeads * shape.headDim * dtype.blockBytes
+      defer { offset += 2 * bytes }
+      return LayerPlace(shape: shape, k: offset, v: offset + bytes)
+    }
+    self.dtype = dtype
+    blockBytes = offset
+    pool = KVBlockPool(count: blocks)
+    tableCapacity = (capacity + kvBlockTokens - 1) / kvBlockTokens
+    storage = HeapStorage(byteCount: blocks * offset, ledger: ledger, line: .kv)
+  }
+
+  /// Bytes of one block: 16 tokens, all layers.
+  public static func blockBytes(_ shapes: [KVShape], dtype: DType) -> Int {
+    shapes.reduce(0) { $0 + 2 * kvBlockTokens * $1.kvHeads * $1.headDim * dtype.blockBytes }
+  }
+
+  // MARK: sequences
+
+  public func makeSequence() -> Int {
+    defer { next += 1 }
+    tables[next] = Table(capacity: tableCapacity)
+    return next
+  }
+
+  public func release(_ sequence: Int) {
+    guard let table = tables.removeValue(forKey: sequence) else { return }
+    for i in 0..<table.count { pool.release(table.blocks[i]) }
+  }
+
+  public func prepare(_ sequence: Int, tokens: Int) throws {
+    let table = tables[sequence]!
+    while table.count * kvBlockTokens < tokens {
+      guard let block = pool.take() else { throw RunnerError.outOfBlocks(pool: pool.count) }
+      table.blocks[table.count] = block
+      table.count += 1
+    }
+  }
+
+  /// The blocks of a sequence in order.
+  public func blocks(of s: SequenceID) -> UnsafeBufferPointer<Int32> {
+    let table = tables[s.index]!
+    return UnsafeBufferPointer(start: table.blocks, count: table.count)
+  }
+
+  /// Lets the sequence go on with blocks that others filled. What it had must be full.
+  public func share(_ blocks: some Sequence<Int32>, with s: SequenceID) {
+    let table = tables[s.index]!
+    for block in blocks {
+      pool.retain(block)
+      table.blocks[table.count] = block
+      table.count += 1
+    }
+  }
+
+  /// Gives the new sequence `s` the first `tokens` tokens of `source`: whole blocks are shared, the rest of the last one is
+  /// copied. False, and nothing changed, when the copy finds no free block.
+  public func copyPrefix(of source: SequenceID, tokens: Int, to s: SequenceID) -> Bool {
+    let full = tokens / kvBlockTokens
+    let from = blocks(of: source)
+    precondition(tokens <= from.count * kvBlockTokens && blocks(of: s).isEmpty)
+    if tokens % kvBlockTokens > 0 {
+      guard let block = pool.take() else { return false }
+      share(from[..<full], with: s)
+      (storage.base + Int(block) * blockBytes).copyMemory(
+        from: storage.base + Int(from[full]) * blockBytes, byteCount: blockBytes)
+      let table = tables[s.index]!
+      table.blocks[table.count] = block
+      table.count += 1
+    } else {
+      share(from[..<full], with: s)
+    }
+    return true
+  }
+
+  /// One more user of a block, such as an index of prefixes.
+  public func retain(_ block: Int32) { pool.retain(block) }
+  public func release(block: Int32) { pool.release(block) }
+
+  // MARK: the layers' side
+
+  public func attend(
+    layer: Int, q: Tensor, k: Tensor, v: Tensor, _ form: AttentionForm, _ batch: Batch, into out: Tensor,
+    on device: any Device
+  ) {
+    let place = layers[layer]
+    let segments = batch.segments.map { s in
+      AttentionSegment(
+        rows: s.rows, firstPosition: s.firstPosition,
+        kv: KVView(
+          k: storage.base + place.k, v: storage.base + place.v, blockStride: blockBytes,
+          table: UnsafePointer(tables[s.sequence]!.blocks), kind: dtype))
+    }
+    device.storeKV(k, v, kvHeads: place.shape.kvHeads, headDim: place.shape.headDim, segments)
+    device.attention(q, form, segments, into: out)
+  }
+}

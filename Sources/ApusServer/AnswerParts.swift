@@ -1,0 +1,85 @@
+import ApusEngine
+import ApusTools
+
+extension TextEngine {
+  /// How the model writes calls, as its chat template shows; nil if it was not trained to.
+  var toolCallDialect: ToolCallDialect? { chatTemplate.flatMap { ToolCallDialect.detect(template: $0.source) } }
+}
+
+/// Turns an engine's events into what a client is told: text and tool calls apart. A state machine without I/O, the same
+/// under every dialect.
+struct AnswerParts: Sendable {
+  private var calls: ToolCallParser?
+  private var hasCalls = false
+  private var text = ""
+  /// Reports of tokens whose text has not been told yet.
+  private var reports: [TokenReport] = []
+
+  /// `tools` nil takes everything for text.
+  init(tools: ToolCallParser?) { calls = tools }
+
+  /// The parts that an event causes, in order.
+  mutating func parts(for event: GenerationEvent) -> [AnswerPart] {
+    switch event {
+    case .started(let promptTokens, let cached): return [.started(promptTokens: promptTokens, cached: cached)]
+    case .token(let token):
+      if let report = token.logProbabilities { reports.append(TokenReport(id: token.id, logProbabilities: report)) }
+      return parts(of: token.text)
+    case .finished(let generation):
+      var parts = parts(of: generation.tail)
+      if let events = calls?.finish() { parts += events.compactMap { part(for: $0) } }
+      if !reports.isEmpty { parts.append(.text("", takeReports())) }
+      parts.append(
+        .finished(
+          AnswerEnd(
+            reason: reason(of: generation), text: text, promptTokens: generation.promptTokens,
+            cachedTokens: generation.cachedTokens, completionTokens: generation.tokens.count)))
+      return parts
+    }
+  }
+
+  private mutating func parts(of delta: String) -> [AnswerPart] {
+    // A token without text waits for the one that completes a character; its log-probability goes with it.
+    if delta.isEmpty { return [] }
+    guard let events = calls?.append(delta) else {
+      text += delta
+      return [.text(delta, takeReports())]
+    }
+    return events.compactMap { part(for: $0) }
+  }
+
+  private mutating func part(for event: ToolCallParser.Event) -> AnswerPart? {
+    switch event {
+    case .text(let delta):
+      // Models put a line break before a call, which is no text for a reader.
+      if hasCalls && delta.allSatisfy(\.isWhitespace) { return nil }
+      text += delta
+      return .text(delta, takeReports())
+    case .callBegan(let index, let name):
+      hasCalls = true
+      return .callBegan(index: index, id: Self.newCallID(), name: name)
+    case .arguments(let index, let json): return .callArguments(index: index, json: json)
+    case .callEnded(let index): return .callEnded(index: index)
+    }
+  }
+
+  private mutating func takeReports() -> [TokenReport] {
+    defer { reports.removeAll() }
+    return reports
+  }
+
+  private func reason(of generation: Generation) -> AnswerEnd.Reason {
+    switch generation.finishReason {
+    case .stop: hasCalls ? .toolCalls : .stop
+    case .stopSequence: hasCalls ? .toolCalls : .stopSequence
+    case .length: .length
+    case .cancelled: .cancelled
+    }
+  }
+
+  /// `call_` and 24 letters and digits: 124 random bits.
+  private static func newCallID() -> String {
+    let alphabet = Array("0123456789abcdefghijklmnopqrstuvwxyz")
+    return "call_" + String((0..<24).map { _ in alphabet.randomElement()! })
+  }
+}

@@ -1,0 +1,53 @@
+import ApusEngine
+import ApusText
+import HTTPTypes
+import Hummingbird
+
+/// The handlers of `/v1/embeddings` and `/v1/rerank`.
+struct EmbeddingRoutes: Sendable {
+  let state: ServerState
+  let bodyLimit: Int
+
+  func add(to router: some RouterMethods<ServerContext>) {
+    router.post("v1/embeddings", use: embeddings)
+    router.post("v1/rerank", use: rerank)
+    router.post("rerank", use: rerank)
+  }
+
+  @Sendable func embeddings(_ request: Request, _ context: ServerContext) async throws -> Response {
+    let bytes = try await request.body.collect(upTo: bodyLimit)
+    let parsed = try EmbeddingRequest(body: Array(bytes.readableBytesView))
+    let engine = try engine(named: parsed.model)
+    let inputs = try parsed.tokens(for: engine)
+    let vectors = try await context.untilDisconnected {
+      try await OpenAIError.naming("input") { try await engine.embed(inputs) }
+    }
+    return .json(
+      bytes: EmbeddingWriter.response(
+        vectors, model: engine.name, tokens: inputs.reduce(0) { $0 + $1.count }, encoding: parsed.encoding))
+  }
+
+  @Sendable func rerank(_ request: Request, _ context: ServerContext) async throws -> Response {
+    let bytes = try await request.body.collect(upTo: bodyLimit)
+    let parsed = try RerankRequest(body: Array(bytes.readableBytesView))
+    let engine = try engine(named: parsed.model)
+    let inputs = try ([parsed.query] + parsed.documents).map { try $0.tokens(for: engine) }
+    let vectors = try await context.untilDisconnected {
+      try await OpenAIError.naming("documents") { try await engine.embed(inputs) }
+    }
+    return .json(
+      parsed.response(
+        id: RandomID.make("rerank-"), model: engine.name, vectors: vectors,
+        tokens: inputs.reduce(0) { $0 + $1.count }))
+  }
+
+  private func engine(named name: String) throws -> any EmbeddingEngine {
+    if state.engines.contains(where: { $0.name == name }), !state.encoders.contains(where: { $0.name == name }) {
+      let names = state.encoders.map(\.name).joined(separator: ", ")
+      throw OpenAIError.invalid(
+        "model", seen: "'\(name)', which makes text",
+        expected: names.isEmpty ? "an embedding model, and none is loaded" : "an embedding model: \(names)")
+    }
+    return try state.encoder(named: name)
+  }
+}

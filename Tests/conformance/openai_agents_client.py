@@ -1,0 +1,121 @@
+#!/usr/bin/env python3
+"""OpenAI's agents framework against a running `apus serve`, over chat completions and over responses:
+APUS_URL=http://127.0.0.1:PORT python openai_agents_client.py
+
+Every check says what it saw; the first failure ends the script with status 1. The server may still be loading its
+model: the script waits up to two minutes for /v1/models.
+"""
+import asyncio
+import json
+import os
+import sys
+import time
+import urllib.error
+import urllib.request
+
+os.environ["OPENAI_AGENTS_DISABLE_TRACING"] = "1"
+try:
+    import agents
+    import openai
+except ImportError as error:
+    print(f"SKIPPED: openai-agents is not installed ({error})")
+    sys.exit(0)
+from typing import Literal
+
+BASE = os.environ.get("APUS_URL", "http://127.0.0.1:8080").rstrip("/")
+KEY = os.environ.get("APUS_API_KEY", "unused")
+checks = []
+calls = []
+
+
+def check(function):
+    checks.append(function)
+    return function
+
+
+def expect(condition, message):
+    if not condition:
+        raise AssertionError(message)
+
+
+@agents.function_tool
+def get_weather(city: Literal["Paris", "Rome"]) -> str:
+    """The weather in a city."""
+    calls.append(city)
+    return f"sunny in {city}"
+
+
+def agent(kind, tools=(), **settings):
+    client = openai.AsyncOpenAI(base_url=BASE + "/v1", api_key=KEY, max_retries=0, timeout=120)
+    return agents.Agent(
+        name="guide", instructions="Be brief.", model=kind(model=model, openai_client=client), tools=list(tools),
+        model_settings=agents.ModelSettings(**{"temperature": 0, "max_tokens": 48, **settings}))
+
+
+KINDS = (agents.OpenAIChatCompletionsModel, agents.OpenAIResponsesModel)
+
+
+@check
+async def an_agent_answers():
+    for kind in KINDS:
+        result = await agents.Runner.run(agent(kind), "Name three birds.")
+        expect(result.final_output, f"{kind.__name__}: {result}")
+
+
+@check
+async def an_agent_streams_what_it_answers():
+    for kind in KINDS:
+        whole = (await agents.Runner.run(agent(kind), "Name three birds.")).final_output
+        result = agents.Runner.run_streamed(agent(kind), "Name three birds.")
+        text = ""
+        async for event in result.stream_events():
+            if event.type == "raw_response_event" and event.data.type == "response.output_text.delta":
+                text += event.data.delta
+        expect(text == whole == result.final_output, f"{kind.__name__}: {text!r} / {whole!r}")
+
+
+@check
+async def an_agent_calls_its_tool_and_goes_on():
+    for kind in KINDS:
+        calls.clear()
+        # The framework lets the model choose freely after the first call.
+        result = await agents.Runner.run(
+            agent(kind, [get_weather], tool_choice="required", max_tokens=96), "What is the weather in Paris?", max_turns=4)
+        expect(calls, f"{kind.__name__}: the tool was not called: {result.new_items}")
+        outputs = [i for i in result.new_items if i.type == "tool_call_output_item"]
+        expect(outputs and outputs[0].output == f"sunny in {calls[0]}", f"{kind.__name__}: {result.new_items}")
+
+
+@check
+async def a_conversation_is_kept_by_the_server():
+    guide = agent(agents.OpenAIResponsesModel)
+    first = await agents.Runner.run(guide, "My name is Ada.")
+    second = await agents.Runner.run(guide, "What is my name?", previous_response_id=first.last_response_id)
+    expect(first.last_response_id.startswith("resp_") and second.final_output, f"{second}")
+    usage = [r.raw_responses[0].usage.input_tokens for r in (first, second)]
+    expect(usage[1] > usage[0], f"{usage}")
+
+
+def wait_for_server():
+    deadline = time.time() + 120
+    while True:
+        try:
+            request = urllib.request.Request(BASE + "/v1/models", headers={"Authorization": f"Bearer {KEY}"})
+            with urllib.request.urlopen(request, timeout=10) as response:
+                return os.environ.get("APUS_MODEL") or json.load(response)["data"][0]["id"]
+        except (urllib.error.URLError, OSError, IndexError) as error:
+            if time.time() > deadline:
+                sys.exit(f"no server at {BASE}: {error}")
+            time.sleep(0.2)
+
+
+model = wait_for_server()
+for function in checks:
+    begun = time.time()
+    try:
+        asyncio.run(function())
+    except Exception as error:
+        print(f"FAILED  {function.__name__.replace('_', ' ')}: {type(error).__name__}: {error}")
+        sys.exit(1)
+    print(f"ok      {function.__name__.replace('_', ' ')} ({time.time() - begun:.1f} s)", flush=True)
+print(f"{len(checks)} checks of openai-agents against {BASE}, model {model}")
