@@ -1,3 +1,5 @@
+import ApusText
+
 /// How an answer is generated: sampling, and when it ends.
 public struct GenerationOptions: Sendable, Equatable {
   /// What happens when prompt and answer do not fit into the context.
@@ -19,10 +21,12 @@ public struct GenerationOptions: Sendable, Equatable {
   /// Reports the log-probability of each token, with this many of the best beside it; nil reports none.
   public var logProbabilities: Int?
   public var overflow: Overflow
+  /// What the answer must be a text of; the answer ends when nothing more can follow. Nil allows everything.
+  public var grammar: TokenGrammar?
 
   public init(
     sampling: SamplingOptions = .greedy, maxTokens: Int? = nil, stop: [String] = [], ignoreEOS: Bool = false,
-    logProbabilities: Int? = nil, overflow: Overflow = .error
+    logProbabilities: Int? = nil, overflow: Overflow = .error, grammar: TokenGrammar? = nil
   ) {
     self.sampling = sampling
     self.maxTokens = maxTokens
@@ -30,6 +34,7 @@ public struct GenerationOptions: Sendable, Equatable {
     self.ignoreEOS = ignoreEOS
     self.logProbabilities = logProbabilities
     self.overflow = overflow
+    self.grammar = grammar
   }
 }
 

@@ -18,6 +18,7 @@ public final class OnDemandEngine: TextEngine {
   public let contextLength: Int
   public let tokenizer: any Tokenizer
   private let model: LoadedModel
+  private let trie: SharedTrie
   private let formatter: ChatFormatter?
   private let runnerOptions: RunnerOptions
   private let options: BatchOptions
@@ -40,6 +41,7 @@ public final class OnDemandEngine: TextEngine {
     name = model.name
     contextLength = runnerOptions.contextLength ?? min(model.contextLength, 4096)
     tokenizer = model.tokenizer
+    trie = SharedTrie(model.tokenizer)
     formatter = model.chatTemplate == nil ? nil : try ChatFormatter(model)
   }
 
@@ -53,6 +55,7 @@ public final class OnDemandEngine: TextEngine {
   }
 
   public var chatTemplate: ChatTemplate? { model.chatTemplate }
+  public var vocabulary: VocabularyTrie { trie.value }
 
   public func tokens(of prompt: Prompt) throws -> [Int32] {
     if case .chat(let messages, let tools) = prompt, let formatter {

@@ -1,3 +1,5 @@
+import ApusText
+
 /// Chooses the next token of one sequence from its logits, as ``SamplingOptions`` say.
 ///
 /// A value: it holds the options, the penalties' counts and scratch space, and no generator state, because random
@@ -47,10 +49,14 @@ public struct Sampler: Sendable {
 
   /// The token for one position, from its logits `[vocabulary]`, which bias and penalties overwrite.
   ///
-  /// `position` counts tokens from the start of the sequence and selects the random number. Throws
-  /// ``SamplingError/noChoice(position:vocabularySize:)``. O(vocabulary), plus a sort of what the filters keep.
-  public mutating func sample(_ logits: UnsafeMutableBufferPointer<Float>, position: Int) throws -> Int32 {
+  /// `position` counts tokens from the start of the sequence and selects the random number; a token outside the mask is
+  /// never chosen. Throws ``SamplingError/noChoice(position:vocabularySize:)``. O(vocabulary), plus a sort of what the
+  /// filters keep.
+  public mutating func sample(
+    _ logits: UnsafeMutableBufferPointer<Float>, position: Int, mask: TokenMask? = nil
+  ) throws -> Int32 {
     precondition(logits.count == vocabularySize, "\(logits.count) logits for \(vocabularySize) tokens")
+    mask?.apply(to: logits)
     for (token, bias) in options.logitBias { logits[Int(token)] += bias }
     history.penalize(logits, options)
 
@@ -71,12 +77,12 @@ public struct Sampler: Sendable {
 
   /// As `sample`, and reports the model's own log-probabilities: of the token, and of the `count` most probable ones.
   public mutating func sample(
-    _ logits: UnsafeMutableBufferPointer<Float>, position: Int, top count: Int
+    _ logits: UnsafeMutableBufferPointer<Float>, position: Int, top count: Int, mask: TokenMask? = nil
   ) throws -> (token: Int32, report: TokenLogProbabilities) {
     // Bias and penalties overwrite the logits.
     unchanged.removeAll(keepingCapacity: true)
     unchanged.append(contentsOf: logits)
-    let token = try sample(logits, position: position)
+    let token = try sample(logits, position: position, mask: mask)
     let report = unchanged.withUnsafeBufferPointer { LogSoftmax($0)(chosen: token, top: count) }
     return (token, report)
   }

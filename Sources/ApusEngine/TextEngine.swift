@@ -46,6 +46,8 @@ public protocol TextEngine: Sendable {
   var tokenizer: any Tokenizer { get }
   /// Nil for a base model.
   var chatTemplate: ChatTemplate? { get }
+  /// The tokenizer's, for grammars; made once.
+  var vocabulary: VocabularyTrie { get }
   /// The tokens of a prompt, as `answer` would read it. Throws what `answer` would.
   func tokens(of prompt: Prompt) throws -> [Int32]
   /// Suspends until the request has been checked and taken, so that one that cannot be answered fails here and not in a

@@ -80,6 +80,7 @@ public final class TextGenerator {
 
     var sampler = try Sampler(options.sampling, vocabularySize: vocabularySize, prompt: context)
     var answer = AnswerBuilder(tokenizer: tokenizer, options: options)
+    var matcher = options.grammar?.makeMatcher()
     let sequence = try reuse(context)
     let reused = cached.count
     try onEvent(.started(promptTokens: promptTokens, cached: reused))
@@ -100,14 +101,15 @@ public final class TextGenerator {
       let position = promptTokens + answer.tokens.count
       let (token, logProbabilities) = try forward(pending, of: sequence) { logits in
         if let top = options.logProbabilities {
-          let (token, report) = try sampler.sample(logits, position: position, top: top)
+          let (token, report) = try sampler.sample(logits, position: position, top: top, mask: matcher?.mask())
           return (token, TokenLogProbabilities?.some(report))
         }
-        return (try sampler.sample(logits, position: position), nil)
+        return (try sampler.sample(logits, position: position, mask: matcher?.mask()), nil)
       }
       if firstTokenAt == nil { firstTokenAt = clock.now }
       sampler.accept(token)
       if let generated = answer.accept(token, logProbabilities: logProbabilities) { try onEvent(.token(generated)) }
+      if matcher?.accept(token) == true, matcher?.isComplete == true { answer.end(.stop) }
       if answer.finishReason == nil {
         if cached.count >= runner.contextLength { try makeRoom(in: sequence, options, &answer) }
         pending = [token]

@@ -182,7 +182,7 @@ private struct EngineReport: Encodable {
       let isLoaded = (engine as? OnDemandEngine)?.isLoaded ?? true
       return Model(
         name: engine.name, state: state.isDraining ? "draining" : isLoaded ? "ready" : "idle", running: stats.running,
-        waiting: stats.waiting, kv_blocks_used: stats.blocksUsed, kv_blocks_total: stats.blocks,
+        waiting: stats.waiting, kv_blocks_used: stats.blocksUsed - stats.blocksCached, kv_blocks_total: stats.blocks,
         kv_blocks_cached: stats.blocksCached,
         tokens_per_second: .init(decode: stats.decodeRate, prefill: stats.prefillRate),
         prefix_hit_tokens: stats.cachedTokens, prompt_tokens: stats.promptTokens,

@@ -21,7 +21,9 @@ struct CallReader: Sendable {
   /// Names longer than this, in bytes, are no names.
   static let maximumNameLength = 256
 
-  private enum State: Sendable { case start, key, keyText, colon, value, nameText, arguments, argumentText, other, next }
+  private enum State: Sendable {
+    case start, key, keyText, colon, value, nameText, arguments, argumentText, other, next
+  }
   private enum Key: Sendable { case name, arguments, other }
 
   private(set) var name: String?

@@ -93,8 +93,8 @@ struct JSONScanner: Sendable {
     }
   }
 
-  /// Takes the next byte; false, with nothing changed, if JSON does not allow it here. Control characters are let pass in
-  /// strings that are values, since the caller can escape them.
+  /// Takes the next byte; false, with nothing changed, if JSON does not allow it here. Control characters are let pass
+  /// in strings that are values, since the caller can escape them.
   mutating func take(_ byte: UInt8) -> Bool {
     switch state {
     case .text: return takeText(byte)
@@ -233,7 +233,8 @@ struct JSONScanner: Sendable {
     switch number {
     case .minus: return byte == UInt8(ascii: "0") ? .zero : byte.isDigit ? .integer : nil
     case .zero: return byte == UInt8(ascii: ".") ? .point : startsExponent ? .exponent : nil
-    case .integer: return byte.isDigit ? .integer : byte == UInt8(ascii: ".") ? .point : startsExponent ? .exponent : nil
+    case .integer:
+      return byte.isDigit ? .integer : byte == UInt8(ascii: ".") ? .point : startsExponent ? .exponent : nil
     case .point: return byte.isDigit ? .fraction : nil
     case .fraction: return byte.isDigit ? .fraction : startsExponent ? .exponent : nil
     case .exponent:

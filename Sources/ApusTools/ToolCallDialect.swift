@@ -7,7 +7,8 @@ public enum ToolCallDialect: String, Sendable, Codable, CaseIterable {
   case llama3
   /// `<tool_call>[{"name": …, "arguments": {…}}, …]</tool_call>`, one tag for all calls: SmolLM2.
   case smollm2
-  /// `[TOOL_CALLS][{"name": …, "arguments": {…}}, …]`, or `[TOOL_CALLS]name[ARGS]{…}` since tokenizer version 11: Mistral.
+  /// `[TOOL_CALLS][{"name": …, "arguments": {…}}, …]`, or since tokenizer version 11 `[TOOL_CALLS]name[ARGS]{…}`:
+  /// Mistral.
   case mistral
 
   /// The dialect that a chat template asks for; nil if it asks for none of these.
@@ -51,7 +52,9 @@ extension ToolCallDialect {
     case .hermes, .smollm2:
       let tag = ToolCallMarker("<tool_call>", "</tool_call>")
       guard toolsAreKnown else { return [tag] }
-      return [tag, ToolCallMarker("<tools>", "</tools>", isLoose: true), ToolCallMarker("```json", "```", isLoose: true)]
+      return [
+        tag, ToolCallMarker("<tools>", "</tools>", isLoose: true), ToolCallMarker("```json", "```", isLoose: true),
+      ]
     case .llama3: return [ToolCallMarker("<|python_tag|>")]
     case .mistral: return [ToolCallMarker("[TOOL_CALLS]")]
     }

@@ -10,23 +10,23 @@
 /// `argumentLimit`.
 ///
 /// What it does where models are careless:
-/// - A call begins when its name and its first argument (or that it has none) are known; up to then all is held back,
+/// - A call begins when its name and its first argument (or that it has none) are known. Up to then all is held back,
 ///   and if it turns out not to be a call it is given out as text exactly as it was. Markers count only where a call
 ///   follows, and never inside a JSON string.
-/// - Every call's arguments are one JSON object when it ends. Arguments are passed on as they were written, with two
-///   exceptions: those given as a JSON string are unescaped, and control characters inside strings, which JSON forbids,
-///   are escaped. Nothing else is repaired.
-/// - Where the JSON of a call that has begun is malformed, or the answer ends within it, the call ends there: strings and
-///   brackets that are open are closed, and everything after the last value that was sent is text. Numbers and words are
-///   sent only when they are whole. `outcomes` tells such a call from a complete one; do not execute it unasked, for
-///   a string in it may have been cut short.
-/// - After the arguments are whole nothing can undo the call: a missing brace, missing closing tag or further text does no
-///   harm.
-/// - A call that stands behind a marker counts whatever its name; the client decides what to do with an unknown tool. One
-///   without a marker, in a code block or in the tag that lists the tools counts only if a tool of that name exists, or,
-///   for `llama3` with no tools given, if it has arguments.
-/// - White space and separators around calls belong to them and are no text; so does white space at the start of an answer
-///   that begins with a call.
+/// - Every call's arguments are one JSON object when it ends. They are passed on as they were written, with two
+///   exceptions: arguments given as a JSON string are unescaped, and control characters inside strings, which JSON
+///   forbids, are escaped. Nothing else is repaired.
+/// - Where the JSON of a call that has begun is malformed, or the answer ends within it, the call ends there: strings
+///   and brackets that are open are closed, and everything after the last value that was sent is text. Numbers and
+///   words are sent only when they are whole. `outcomes` tells such a call from a complete one; do not execute it
+///   unasked, for a string in it may have been cut short.
+/// - After the arguments are whole nothing can undo the call: a missing brace, a missing closing tag or further text
+///   does no harm.
+/// - A call behind its dialect's own marker counts whatever its name; the client decides what to do with an unknown
+///   tool. One without a marker, in a code block or in the tag that lists the tools counts only if a tool of that name
+///   exists, or, for `llama3` with no tools given, if it has arguments. Without a marker it must begin the answer.
+/// - White space and separators around calls belong to them and are no text; so does white space at the start of an
+///   answer that begins with a call.
 public struct ToolCallParser: Sendable {
   /// What the answer turned out to hold next.
   public enum Event: Sendable, Equatable {

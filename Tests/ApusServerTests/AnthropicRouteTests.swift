@@ -166,15 +166,27 @@ import Testing
     }
   }
 
-  @Test func whatOnlyConstrainedDecodingCanPromiseIsRefused() async throws {
+  @Test func aForcedCallIsRefused() async throws {
     let tools = #""tools": [{"name": "f", "input_schema": {}}]"#
     for (fields, field) in [
       (#"\#(tools), "tool_choice": {"type": "any"}"#, "tool_choice"),
       (#"\#(tools), "tool_choice": {"type": "tool", "name": "f"}"#, "tool_choice"),
-      (#""output_config": {"format": {"type": "json_schema", "schema": {}}}"#, "output_config.format"),
     ] {
       try await expectError("{\(Self.question), \(fields)}", 400, "invalid_request_error", saying: field)
     }
+  }
+
+  @Test func aSchemaReachesTheEngineAsAGrammar() async throws {
+    let engine = FakeEngine()
+    let format = #""output_config": {"format": {"type": "json_schema", "schema": "#
+    try await post("{\(Self.question), \(format){\"type\": \"object\"}}}}", engine: engine) {
+      #expect($0.status == .ok)
+    }
+    try await post("{\(Self.question)}", engine: engine) { #expect($0.status == .ok) }
+    #expect(engine.asked.withLock { $0.map { $0.1.grammar != nil } } == [true, false])
+    try await expectError(
+      "{\(Self.question), \(format){\"type\": \"no such type\"}}}}", 400, "invalid_request_error",
+      saying: "output_config.format.schema")
   }
 
   @Test func otherRoutesKeepTheirOwnShape() async throws {
@@ -275,7 +287,7 @@ import Testing
 
 /// A fake engine whose model writes calls between Hermes' tags.
 struct CallingEngine: TextEngine {
-  static let call = #"<tool_call>\n{"name": "get_weather", "arguments": {"city": "Bern"}}\n</tool_call>"#
+  static let call = #"<tool_call>\#n{"name": "get_weather", "arguments": {"city": "Bern"}}\#n</tool_call>"#
 
   private let engine: FakeEngine
   let chatTemplate: ChatTemplate?
@@ -288,6 +300,7 @@ struct CallingEngine: TextEngine {
   var name: String { engine.name }
   var contextLength: Int { engine.contextLength }
   var tokenizer: any Tokenizer { engine.tokenizer }
+  var vocabulary: VocabularyTrie { engine.vocabulary }
   var stats: EngineStats { engine.stats }
   func tokens(of prompt: Prompt) throws -> [Int32] { try engine.tokens(of: prompt) }
   func stop() { engine.stop() }

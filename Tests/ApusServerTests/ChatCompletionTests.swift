@@ -182,7 +182,8 @@ import Testing
       (#""logit_bias": {"x": 1}"#, "logit_bias"), (#""logit_bias": {"1": 101}"#, "logit_bias.1"),
       (#""top_logprobs": 3"#, "top_logprobs"), (#""logprobs": true, "top_logprobs": 21"#, "top_logprobs"),
       (#""stream_options": 3"#, "stream_options"), (#""tools": {}"#, "tools"),
-      (#""response_format": {"type": "json_object"}"#, "response_format.type"),
+      (#""response_format": {"type": "xml"}"#, "response_format.type"),
+      (#""guided_regex": "(""#, "guided_regex"),
     ] {
       try await expectError(
         #"{"model": "fake", \#(q), \#(fields)}"#, .badRequest, param: param, code: "invalid_value")

@@ -42,6 +42,7 @@ final class FakeEngine: TextEngine {
   struct Broken: Error {}
 
   var chatTemplate: ChatTemplate? { nil }
+  var vocabulary: VocabularyTrie { VocabularyTrie(tokenizer) }
 
   func stop() {}
 

@@ -167,9 +167,16 @@ import Testing
       // Before the first token an answer that breaks still has a status.
       try await expectError("/api/chat", body, engine: FakeEngine(breakAfter: 0), 500, saying: "Broken")
     }
-    for format in [#""json""#, #"{"type": "object"}"#] {
-      try await expectError("/api/chat", #"{\#(Self.question), "format": \#(format)}"#, 400, saying: "format")
+    try await expectError(
+      "/api/chat", #"{\#(Self.question), "format": {"type": "no such type"}}"#, 400, saying: "format")
+  }
+
+  @Test func formatsReachTheEngineAsGrammars() async throws {
+    let engine = FakeEngine()
+    for fields in ["", #", "format": """#, #", "format": "json""#, #", "format": {"type": "object"}"#] {
+      try await send("/api/chat", "{\(Self.question)\(fields)}", engine: engine) { #expect($0.status == .ok) }
     }
+    #expect(engine.asked.withLock { $0.map { $0.1.grammar != nil } } == [false, false, true, true])
   }
 
   @Test func aStreamThatBreaksLooksBroken() async throws {

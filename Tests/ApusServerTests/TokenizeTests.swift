@@ -20,7 +20,8 @@ import Testing
       try await host.send("/tokenize", #"{"messages": [{"role": "user", "content": "Hi"}], "tools": []}"#).text
         == #"{"count":7,"max_model_len":1000,"tokens":[1,1,1,1,1,1,1],"token_strs":null}"#)
     #expect(
-      try await host.send("/detokenize", #"{"model": "fake", "tokens": [104, 195, 169]}"#).text == #"{"prompt":"hé"}"#)
+      try await host.send("/detokenize", #"{"model": "fake", "tokens": [104, 195.0, 169]}"#).text == #"{"prompt":"hé"}"#
+    )
     #expect(try await host.send("/detokenize", #"{"tokens": []}"#).text == #"{"prompt":""}"#)
   }
 
@@ -51,6 +52,24 @@ import Testing
       ("/tokenize", #"{"prompt": "a", \#(messages)}"#, "prompt", "invalid_value"),
       ("/tokenize", #"{\#(messages), "add_special_tokens": true}"#, "add_special_tokens", "invalid_value"),
       ("/tokenize", #"{"messages": [{"role": "queen"}]}"#, "messages.0.role", "invalid_value"),
+      ("/tokenize", #"{\#(messages), "tools": [{}]}"#, "tools.0.type", "missing_required_parameter"),
+      ("/tokenize", #"{\#(messages), "tools": [{"type": "mcp"}]}"#, "tools.0.type", "invalid_value"),
+      (
+        "/tokenize", #"{\#(messages), "tools": [{"type": "function"}]}"#, "tools.0.function",
+        "missing_required_parameter"
+      ),
+      (
+        "/tokenize", #"{\#(messages), "tools": [{"type": "function", "function": {}}]}"#, "tools.0.function.name",
+        "missing_required_parameter"
+      ),
+      (
+        "/tokenize", #"{\#(messages), "tools": [{"type": "function", "function": {"name": "f", "strict": {}}}]}"#,
+        "tools.0.function.strict", "invalid_value"
+      ),
+      (
+        "/tokenize", #"{\#(messages), "tools": [{"type": "function", "function": {"name": "f", "parameters": 1}}]}"#,
+        "tools.0.function.parameters", "invalid_value"
+      ),
       ("/tokenize", #"{"model": "encoder", \#(messages)}"#, "messages", "invalid_value"),
       ("/detokenize", "{}", "tokens", "missing_required_parameter"),
       ("/detokenize", #"{"tokens": 1}"#, "tokens", "invalid_value"),

@@ -18,7 +18,8 @@ import Testing
     .bug("https://github.com/vllm-project/vllm/issues/10395"))
   func noInventedBrackets() {
     let pieces = [
-      "<tool_call>", "\n", "{\"", "name", "\":", " \"", "get_current_weather", "\",", " \"", "arguments", "\":", " {\"", "city",
+      "<tool_call>", "\n", "{\"", "name", "\":", " \"", "get_current_weather", "\",", " \"", "arguments", "\":", " {\"",
+      "city",
       "\":", " \"", "Dallas", "\",", " \"", "unit", "\":", " \"", "f", "\"}}\n", "</tool_call>",
     ]
     var parser = ToolCallParser(dialect: .hermes)
@@ -60,7 +61,8 @@ import Testing
     .bug("https://github.com/vllm-project/vllm/issues/17585"))
   func integersInList() {
     Self.check(
-      #"[TOOL_CALLS] [{"name": "add", "arguments": {"a": 3, "b": 4}}, {"name": "add", "arguments": {"a": 10, "b": -7}}]"#,
+      #"[TOOL_CALLS] [{"name": "add", "arguments": {"a": 3, "b": 4}}, "#
+        + #"{"name": "add", "arguments": {"a": 10, "b": -7}}]"#,
       .mistral, is: [.call("add", #"{"a": 3, "b": 4}"#), .call("add", #"{"a": 10, "b": -7}"#)])
   }
 
@@ -78,7 +80,8 @@ import Testing
     .bug("https://github.com/vllm-project/vllm/issues/47901"))
   func afterEmptyArguments() {
     Self.check(
-      #"<tool_call>{"name": "a", "arguments": {}}</tool_call><tool_call>{"name": "b", "arguments": {"x": {}}}</tool_call>"#,
+      #"<tool_call>{"name": "a", "arguments": {}}</tool_call>"#
+        + #"<tool_call>{"name": "b", "arguments": {"x": {}}}</tool_call>"#,
       is: [.call("a", "{}"), .call("b", #"{"x": {}}"#)])
   }
 
@@ -110,7 +113,8 @@ import Testing
       "<tool_call> I will call\n<tool_call>{\"name\": \"f\", \"arguments\": {\"a\": {\"b\": 1}}}</tool_call>",
       is: [.text("<tool_call> I will call\n"), .call("f", #"{"a": {"b": 1}}"#)])
     Self.check(
-      "<tool_call><tool_call>{\"name\": \"f\", \"arguments\": {}}</tool_call>", is: [.text("<tool_call>"), .call("f", "{}")])
+      "<tool_call><tool_call>{\"name\": \"f\", \"arguments\": {}}</tool_call>",
+      is: [.text("<tool_call>"), .call("f", "{}")])
   }
 
   @Test(
@@ -126,7 +130,8 @@ import Testing
     .bug("https://github.com/vllm-project/vllm/issues/41967"))
   func pieceAcrossCalls() {
     let pieces = [
-      "<tool_call>{\"name\": \"a\", \"arguments\": {\"x\": \"1", "\"}}</tool_call>\n<tool_call>{\"name\": \"b\", \"arguments\": {\"y\": \"",
+      "<tool_call>{\"name\": \"a\", \"arguments\": {\"x\": \"1",
+      "\"}}</tool_call>\n<tool_call>{\"name\": \"b\", \"arguments\": {\"y\": \"",
       "2\"}}</tool_call>",
     ]
     var parser = ToolCallParser(dialect: .hermes)

@@ -10,12 +10,57 @@ struct Sample: CustomTestStringConvertible {
 
   var testDescription: String { "\(dialect): \(answer.debugDescription)" }
 
-  static let all = hermes + llama3 + smollm2 + mistral + notCalls + broken
+  static let all = real + hermes + llama3 + smollm2 + mistral + notCalls + broken
+
+  /// What Qwen2.5-Coder 0.5B and 1.5B wrote, greedily, when their own template offered them these tools: never the tag
+  /// that it asks for.
+  static let real: [Sample] = [
+    (
+      #"{"name": "get_weather", "arguments": {"city": "Paris", "unit": "celsius"}}"#,
+      [.call("get_weather", #"{"city": "Paris", "unit": "celsius"}"#)]
+    ),
+    (
+      "```json\n{\n  \"name\": \"now\",\n  \"arguments\": {}\n}\n```",
+      [.call("now", "{}")]
+    ),
+    (
+      """
+      ```json
+      {
+        "name": "run_python",
+        "arguments": {
+          "code": "for i in range(5):\\n    print(i**2)"
+        }
+      }
+      ```
+      """,
+      [.call("run_python", "{\n    \"code\": \"for i in range(5):\\n    print(i**2)\"\n  }")]
+    ),
+    (
+      #"{{"name": "get_weather", "arguments": {"city": "London", "unit": "celsius"}}}"#,
+      [.call("get_weather", #"{"city": "London", "unit": "celsius"}"#)]
+    ),
+    (
+      "```json\n{\n  \"name\": \"run_python\",\n  \"arguments\": {\n    \"code\": "
+        + "\"print('a \"quoted\" {brace}')\"\n  }\n}\n```",
+      [
+        .brokenCall("run_python", "{\n    \"code\": \"print('a \"}", .malformed),
+        .text("quoted\" {brace}')\"\n  }\n}\n"),
+      ]
+    ),
+    (
+      "I am an AI language model created by OpenAI. How can I assist you today?",
+      [.text("I am an AI language model created by OpenAI. How can I assist you today?")]
+    ),
+  ].map { (answer: String, parts: [Part]) in
+    Sample(dialect: .hermes, answer: answer, tools: ["get_weather", "run_python", "now"], parts: parts)
+  }
 
   static let hermes: [Sample] = [
     Sample(
       dialect: .hermes,
-      answer: "<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Paris\", \"days\": 3}}\n</tool_call>",
+      answer:
+        "<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Paris\", \"days\": 3}}\n</tool_call>",
       parts: [.call("get_weather", #"{"city": "Paris", "days": 3}"#)]),
     // Text before, between and after; white space that touches a call is not text.
     Sample(
@@ -29,15 +74,20 @@ struct Sample: CustomTestStringConvertible {
     // Keys in the other order, other keys, `parameters`.
     Sample(
       dialect: .hermes,
-      answer: #"<tool_call>{"id": "1", "arguments": {"a": [1, {"b": "x"}], "c": -0.5e+3}, "extra": [{}, 1.5], "name": "f"}</tool_call>"#,
+      answer:
+        #"<tool_call>{"id": "1", "arguments": {"a": [1, {"b": "x"}], "c": -0.5e+3}, "extra": [{}, 1.5], "#
+        + #""name": "f"}</tool_call>"#,
       parts: [.call("f", #"{"a": [1, {"b": "x"}], "c": -0.5e+3}"#)]),
     Sample(
-      dialect: .hermes, answer: "<tool_call>\r\n{\r\n\"name\" : \"f\" ,\r\n\"parameters\" : { \"a\" : true } }\r\n</tool_call>",
+      dialect: .hermes,
+      answer: "<tool_call>\r\n{\r\n\"name\" : \"f\" ,\r\n\"parameters\" : { \"a\" : true } }\r\n</tool_call>",
       parts: [.call("f", "{ \"a\" : true }")]),
     // Arguments as a string, null, absent.
     Sample(
       dialect: .hermes,
-      answer: ##"<tool_call>{"name": "f", "arguments": "{\n  \"path\": \"a\\\"b\\u00e9 \u00e9 \ud83c\udf89\", \"n\": 1\u007d "}</tool_call>"##,
+      answer:
+        #"<tool_call>{"name": "f", "arguments": "{\n  \"path\": \"a\\\"b\\u00e9 \u00e9 \ud83c\udf89\", "#
+        + #"\"n\": 1\u007d "}</tool_call>"#,
       parts: [.call("f", "{\n  \"path\": \"a\\\"b\\u00e9 é 🎉\", \"n\": 1}")]),
     Sample(
       dialect: .hermes, answer: #"<tool_call>{"name": "f", "arguments": ""}</tool_call>"#, parts: [.call("f", "{}")]),
@@ -50,7 +100,9 @@ struct Sample: CustomTestStringConvertible {
     // Escapes in names and in arguments, scalars of four bytes, half a surrogate pair.
     Sample(
       dialect: .hermes,
-      answer: #"<tool_call>{"n\u0061me": "wetter_f\u00fcr_\ud83c\udf26", "arguments": {"stadt": "Köln 🎉 \ud83c\udf89 \ud800 \\ \""}}</tool_call>"#,
+      answer:
+        #"<tool_call>{"n\u0061me": "wetter_f\u00fcr_\ud83c\udf26", "#
+        + #""arguments": {"stadt": "Köln 🎉 \ud83c\udf89 \ud800 \\ \""}}</tool_call>"#,
       parts: [.call("wetter_für_🌦", #"{"stadt": "Köln 🎉 \ud83c\udf89 \ud800 \\ \""}"#)]),
     // A name that no tool has is still a call: the client decides.
     Sample(
@@ -59,11 +111,13 @@ struct Sample: CustomTestStringConvertible {
     // Several objects in one tag, a list, a missing closing tag, a missing brace, a brace too many.
     Sample(
       dialect: .hermes,
-      answer: "<tool_call>\n{\"name\": \"a\", \"arguments\": {}}\n{\"name\": \"b\", \"arguments\": {\"x\": 1}}\n</tool_call>",
+      answer:
+        "<tool_call>\n{\"name\": \"a\", \"arguments\": {}}\n{\"name\": \"b\", \"arguments\": {\"x\": 1}}\n</tool_call>",
       parts: [.call("a", "{}"), .call("b", #"{"x": 1}"#)]),
     Sample(
       dialect: .hermes,
-      answer: "<tool_call>{\"name\": \"a\", \"arguments\": {\"x\": 1}}\n<tool_call>{\"name\": \"b\", \"arguments\": {}}\n",
+      answer:
+        "<tool_call>{\"name\": \"a\", \"arguments\": {\"x\": 1}}\n<tool_call>{\"name\": \"b\", \"arguments\": {}}\n",
       parts: [.call("a", #"{"x": 1}"#), .call("b", "{}")]),
     Sample(
       dialect: .hermes, answer: "<tool_call>\n{\"name\": \"a\", \"arguments\": {\"x\": 1}\n</tool_call>\nSo.",
@@ -104,10 +158,12 @@ struct Sample: CustomTestStringConvertible {
       dialect: .llama3, answer: #"{"name": "get_weather", "parameters": {"city": "San Francisco, CA"}}"#,
       parts: [.call("get_weather", #"{"city": "San Francisco, CA"}"#)]),
     Sample(
-      dialect: .llama3, answer: "<|python_tag|>{\"type\": \"function\", \"name\": \"f\", \"parameters\": {\"a\": \"1\"}}",
+      dialect: .llama3,
+      answer: "<|python_tag|>{\"type\": \"function\", \"name\": \"f\", \"parameters\": {\"a\": \"1\"}}",
       parts: [.call("f", #"{"a": "1"}"#)]),
     Sample(
-      dialect: .llama3, answer: "\n{\"name\": \"f\", \"parameters\": {}}; {\"name\": \"g\", \"parameters\": {\"a\": [1]}}\n",
+      dialect: .llama3,
+      answer: "\n{\"name\": \"f\", \"parameters\": {}}; {\"name\": \"g\", \"parameters\": {\"a\": [1]}}\n",
       parts: [.call("f", "{}"), .call("g", #"{"a": [1]}"#)]),
     Sample(
       dialect: .llama3, answer: "{\"name\": \"f\", \"arguments\": {}}\n{\"name\": \"g\", \"arguments\": {}}",
@@ -199,8 +255,18 @@ struct Sample: CustomTestStringConvertible {
 
   /// Calls that began and then went wrong.
   static let broken: [Sample] = [
+    // Half an escape inside arguments that are a string.
     Sample(
-      dialect: .hermes, answer: "<tool_call>{\"name\": \"f\", \"arguments\": {\"a\": [1, {\"b\": \"x\", oops}]}}</tool_call>!",
+      dialect: .hermes, answer: #"<tool_call>{"name": "f", "arguments": "{\"a\": \"x\u00z"}"#,
+      parts: [.brokenCall("f", #"{"a": "x"}"#, .malformed), .text(#"\u00z"}"#)]),
+    // A string that is not closed in a value that is skipped does not swallow the next call.
+    Sample(
+      dialect: .hermes,
+      answer: "<tool_call>{\"id\": \"1\n</tool_call>\n<tool_call>{\"name\": \"g\", \"arguments\": {}}</tool_call>",
+      parts: [.text("<tool_call>{\"id\": \"1\n</tool_call>\n"), .call("g", "{}")]),
+    Sample(
+      dialect: .hermes,
+      answer: "<tool_call>{\"name\": \"f\", \"arguments\": {\"a\": [1, {\"b\": \"x\", oops}]}}</tool_call>!",
       parts: [.brokenCall("f", #"{"a": [1, {"b": "x"}]}"#, .malformed), .text(", oops}]}}!")]),
     Sample(
       dialect: .hermes, answer: "<tool_call>{\"name\": \"f\", \"arguments\": {\"a\": \"x\\q\"}}",

@@ -63,7 +63,11 @@ struct Reading {
       case .text(let piece):
         if piece.isEmpty { return "an empty text" }
         if open != nil { return "text inside a call" }
-        if case .text(let before)? = parts.last { parts[parts.count - 1] = .text(before + piece) } else { parts.append(.text(piece)) }
+        if case .text(let before)? = parts.last {
+          parts[parts.count - 1] = .text(before + piece)
+        } else {
+          parts.append(.text(piece))
+        }
       case .callBegan(let index, let name):
         if open != nil || index != calls { return "a call begins at the wrong time" }
         if name.isEmpty { return "a call without a name" }
@@ -73,7 +77,9 @@ struct Reading {
         guard open?.index == index else { return "arguments outside their call" }
         open?.arguments += json
       case .callEnded(let index):
-        guard let call = open, call.index == index, index < outcomes.count else { return "a call ends at the wrong time" }
+        guard let call = open, call.index == index, index < outcomes.count else {
+          return "a call ends at the wrong time"
+        }
         guard case .mapping? = try? JinjaValue(json: call.arguments) else {
           return "arguments are not a JSON object: \(call.arguments)"
         }

@@ -91,7 +91,8 @@ import Testing
   func linear() {
     let patterns = [
       "<tool_call>", "<tool_call>{", "<tool_call>{\"name\": \"", "<tool_call>{\"name\":\"f\",\"arguments\":{},\"x\":\"",
-      "<tool_call>[{\"name\":\"f\",\"arguments\":{\"a\":\"", "<<<<", " ", "[TOOL_CALLS]a[ARGS]", "{{\"name\"", "[[[", "```json",
+      "<tool_call>[{\"name\":\"f\",\"arguments\":{\"a\":\"", "<<<<", " ", "[TOOL_CALLS]a[ARGS]", "{{\"name\"", "[[[",
+      "```json",
     ]
     for pattern in patterns {
       let answer = String(repeating: pattern, count: 200_000 / pattern.utf8.count)
@@ -109,7 +110,9 @@ import Testing
     var parser = ToolCallParser(dialect: .hermes)
     #expect(parser.append("Hi <tool_call>{\"name\": \"f\", \"arguments\": {") == [.text("Hi ")])
     #expect(
-      parser.append("\"city\": \"Par") == [.callBegan(index: 0, name: "f"), .arguments(index: 0, json: "{\"city\": \"Par")])
+      parser.append("\"city\": \"Par") == [
+        .callBegan(index: 0, name: "f"), .arguments(index: 0, json: "{\"city\": \"Par"),
+      ])
     #expect(parser.append("is") == [.arguments(index: 0, json: "is")])
     #expect(parser.append("\\") == [])
     #expect(parser.append("n\", \"days\": 1") == [.arguments(index: 0, json: "\\n\"")])
@@ -178,7 +181,10 @@ import Testing
       (#"{{- "<tool_call>\n[{\"name\": 1}]" }}"#, .smollm2),
       (#"{{- "<tool_call>\n<function=example_function_name>\n" }}"#, nil),
       (#"<tool_call>{function-name}\n<arg_key>{arg-key-1}</arg_key>"#, nil),
-      (#"{{- 'Respond in the format {"name": function name, "parameters": dictionary of argument name and its value}.' }}"#, .llama3),
+      (
+        #"{{- 'Respond in the format {"name": function name, "parameters": dictionary of arguments}.' }}"#,
+        .llama3
+      ),
       (#"{{- "<|python_tag|>" + tool_call.name }}"#, .llama3),
       (#"{{- "[TOOL_CALLS] [" }}"#, .mistral),
       ("{% for message in messages %}{{ message.content }}{% endfor %}", nil),

@@ -14,6 +14,7 @@ import urllib.request
 
 try:
     import langchain_openai
+    import openai
     from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
     from langchain_core.tools import tool
     from pydantic import BaseModel
@@ -84,7 +85,12 @@ def an_answer_can_have_the_form_of_a_class():
 def a_tool_can_be_called_and_answered():
     bound = chat(max_tokens=96).bind_tools([get_weather], tool_choice="required")
     question = HumanMessage("What is the weather in Paris?")
-    answer = bound.invoke([question])
+    try:
+        answer = bound.invoke([question])
+    except openai.BadRequestError as error:
+        expect(error.param == "tool_choice", f"{error}")
+        print(f"SKIPPED: forced calls, which this server refuses: {error}")
+        return
     expect(len(answer.tool_calls) >= 1 and answer.tool_calls[0]["name"] == "get_weather", f"{answer}")
     call = answer.tool_calls[0]
     result = get_weather.invoke(call["args"])

@@ -141,6 +141,20 @@ def options_change_the_answer():
 
 
 @check
+def a_format_is_kept_to():
+    schema = {"type": "object", "properties": {"bird": {"type": "string"}, "legs": {"type": "integer"}},
+              "required": ["bird", "legs"], "additionalProperties": False}
+    for format, keys in (("json", None), (schema, {"bird", "legs"})):
+        for seed in range(3):
+            answer = client.chat(model, QUESTION, format=format, options={"num_predict": 200, "seed": seed})
+            if answer.done_reason == "stop":
+                break
+        expect(answer.done_reason == "stop", f"three answers did not end within 200 tokens: {answer}")
+        value = json.loads(answer.message.content)
+        expect(isinstance(value, dict) and (keys is None or set(value) == keys), f"{value}")
+
+
+@check
 def log_probabilities_are_reported():
     answer = client.chat(model, QUESTION, options={"temperature": 0, "num_predict": 4}, logprobs=True, top_logprobs=2)
     expect(len(answer.logprobs) == answer.eval_count, f"{len(answer.logprobs)} for {answer.eval_count} tokens")

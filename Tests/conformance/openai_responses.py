@@ -75,7 +75,7 @@ def a_stream_tells_every_step_in_order():
 
 @check
 def the_clients_own_accumulator_accepts_the_stream():
-    with client.responses.stream(model=model, input="Say hello.", max_output_tokens=12) as stream:
+    with client.responses.stream(model=model, input="Say hello.", temperature=0) as stream:
         for _ in stream:
             pass
         final = stream.get_final_response()
@@ -174,7 +174,7 @@ for function in checks:
     begun = time.time()
     try:
         function()
-    except (AssertionError, openai.OpenAIError, KeyError, ValueError, TypeError, OSError) as error:
+    except Exception as error:
         print(f"FAILED  {function.__name__.replace('_', ' ')}: {type(error).__name__}: {error}")
         sys.exit(1)
     print(f"ok      {function.__name__.replace('_', ' ')} ({time.time() - begun:.1f} s)", flush=True)

@@ -39,12 +39,14 @@ def is_number(value):
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def shorten(operation, body):
+def shorten(definition, body):
+    operation = definition["operationId"]
     for name in LIMITS.get(operation, ()):
+        schema = definition["requestBody"]["content"]["application/json"]["schema"]["properties"][name]
         value = body.get(name)
-        if name in body and value is not None and not (is_number(value) and value > LONGEST_ANSWER):
-            continue
-        body[name] = LONGEST_ANSWER
+        # What is wrong must stay wrong.
+        if value is None and operation != "createMessage" or is_number(value) and LONGEST_ANSWER < value <= schema["maximum"]:
+            body[name] = LONGEST_ANSWER
     if operation in OLLAMA and isinstance(body.get("options", {}), dict):
         body["options"] = {**body.get("options", {}), "num_predict": LONGEST_ANSWER}
 
@@ -73,16 +75,17 @@ def calls_fit(items):
 def before_call(context, case, kwargs):
     if not isinstance(case.body, dict):
         return
-    operation = case.operation.definition.raw.get("operationId")
+    definition = case.operation.definition.raw
+    operation = definition["operationId"]
     body = dict(case.body)
-    shorten(operation, body)
+    shorten(definition, body)
     generation = case.meta.generation if case.meta else None
     if generation is not None and generation.mode == GenerationMode.POSITIVE:
         for name in DEPENDENT:
             body.pop(name, None)
         if operation in LIMITS or operation in OLLAMA:
             body.pop("options", None)
-            shorten(operation, body)
+            shorten(definition, body)
         for name in ("prompt", "input", "tokens"):
             if isinstance(body.get(name), list) and operation != "createResponse":
                 body[name] = small_ids(body[name])

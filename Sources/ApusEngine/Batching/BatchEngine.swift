@@ -59,6 +59,7 @@ public final class BatchEngine: TextEngine {
   public let contextLength: Int
   public let tokenizer: any Tokenizer
   private let model: LoadedModel
+  private let trie: SharedTrie
   /// Nil for a model without a template.
   private let formatter: ChatFormatter?
   private let options: BatchOptions
@@ -81,6 +82,7 @@ public final class BatchEngine: TextEngine {
     self.options = options
     name = model.name
     tokenizer = model.tokenizer
+    trie = SharedTrie(model.tokenizer)
     formatter = model.chatTemplate == nil ? nil : try ChatFormatter(model)
     var runnerOptions = runnerOptions
     runnerOptions.maxSequences = options.maxRunning
@@ -97,6 +99,7 @@ public final class BatchEngine: TextEngine {
   public var stats: EngineStats { published.withLock { $0 } }
 
   public var chatTemplate: ChatTemplate? { model.chatTemplate }
+  public var vocabulary: VocabularyTrie { trie.value }
 
   public func tokens(of prompt: Prompt) throws -> [Int32] {
     if case .chat(let messages, let tools) = prompt, let formatter {

@@ -23,6 +23,8 @@ final class EngineSequence {
   var published = 0
   var sampler: Sampler
   var answer: AnswerBuilder
+  /// Where in the grammar the answer is.
+  var matcher: GrammarMatcher?
   var hasStarted = false
   var isPaused = false
   /// Why it can't go on.
@@ -46,6 +48,7 @@ final class EngineSequence {
     self.submitted = submitted
     sampler = try Sampler(options.sampling, vocabularySize: vocabularySize, prompt: tokens)
     answer = AnswerBuilder(tokenizer: tokenizer, options: options)
+    matcher = options.grammar?.makeMatcher()
   }
 
   /// Tokens that are still to be computed before the next one can be sampled.

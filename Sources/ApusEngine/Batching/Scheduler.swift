@@ -113,7 +113,7 @@ final class Scheduler {
       // Blocks that were just found are not to be evicted for the rest.
       for block in hit { kv.retain(block) }
       defer { for block in hit { kv.release(block: block) } }
-      guard reclaim(needed) || running.isEmpty, let slot = try? runner.makeSequence() else { return }
+      guard reclaim(needed + promised) || running.isEmpty, let slot = try? runner.makeSequence() else { return }
       waiting.removeFirst()
       kv.share(hit, with: slot)
       s.slot = slot
@@ -123,6 +123,16 @@ final class Scheduler {
       if !s.hasStarted { s.cached = s.computed }
       start(s)
       running.append(s)
+    }
+  }
+
+  /// Blocks that running sequences were admitted for and have not taken yet.
+  private var promised: Int {
+    running.reduce(0) { sum, s in
+      guard let slot = s.slot else { return sum }
+      let rest = min(s.options.maxTokens ?? .max, BatchOptions.answerReserve)
+      let tokens = min(max(s.tokens.count, s.promptTokens + rest), runner.contextLength)
+      return sum + max(0, s.blocks(for: tokens) - kv.blocks(of: slot).count)
     }
   }
 
@@ -192,7 +202,7 @@ final class Scheduler {
   private func makeRoom(for s: EngineSequence, tokens: Int, planned: [Member]) -> Bool {
     guard let slot = s.slot else { return false }
     let needed = s.blocks(for: tokens) - kv.blocks(of: slot).count
-    while !reclaim(needed) {
+    while !(reclaim(needed) && kv.reserve(slot, tokens: tokens)) {
       let victim = running.last { v in v.slot != nil && !planned.contains { $0.sequence === v } } ?? s
       preempt(victim)
       if victim === s { return false }
@@ -254,9 +264,10 @@ final class Scheduler {
     do {
       // The random number belongs to the token's place in the text, whatever the batch.
       if let top = s.options.logProbabilities {
-        (token, report) = try s.sampler.sample(logits, position: s.tokens.count, top: top)
+        (token, report) = try s.sampler.sample(
+          logits, position: s.tokens.count, top: top, mask: s.matcher?.mask())
       } else {
-        token = try s.sampler.sample(logits, position: s.tokens.count)
+        token = try s.sampler.sample(logits, position: s.tokens.count, mask: s.matcher?.mask())
       }
     } catch {
       s.failure = error
@@ -274,6 +285,7 @@ final class Scheduler {
     stats.generatedTokens += 1
     decodeMeter.add(1, at: now)
     if let generated = s.answer.accept(token, logProbabilities: report) { s.channel.send(.token(generated)) }
+    if s.matcher?.accept(token) == true, s.matcher?.isComplete == true { s.answer.end(.stop) }
     if s.answer.finishReason == nil {
       s.tokens.append(token)
       if s.tokens.count > runner.contextLength { s.answer.end(.length) }

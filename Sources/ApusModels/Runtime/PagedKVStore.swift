@@ -82,6 +82,14 @@ public final class PagedKVStore: SequenceKVStore {
     }
   }
 
+  /// Takes the blocks for so many tokens in all; false, and nothing changed, when too few are free.
+  public func reserve(_ s: SequenceID, tokens: Int) -> Bool {
+    let needed = (tokens + kvBlockTokens - 1) / kvBlockTokens - tables[s.index]!.count
+    guard needed <= pool.freeCount else { return false }
+    // Cannot throw: the blocks are free.
+    return (try? prepare(s.index, tokens: tokens)) != nil
+  }
+
   /// The blocks of a sequence in order.
   public func blocks(of s: SequenceID) -> UnsafeBufferPointer<Int32> {
     let table = tables[s.index]!

@@ -24,18 +24,20 @@ struct MessagesRoutes: Sendable {
 
   @Sendable func messages(_ request: Request, _ context: ServerContext) async throws -> Response {
     let bytes = try await request.body.collect(upTo: bodyLimit)
-    let parsed = try MessagesRequest(body: Array(bytes.readableBytesView), randomSeed: .random(in: 0 ... .max))
+    var parsed = try MessagesRequest(body: Array(bytes.readableBytesView), randomSeed: .random(in: 0 ... .max))
     let engine = try state.engine(named: parsed.prompt.model)
     try parsed.requireSupported()
+    parsed.options.grammar = try parsed.format.grammar(for: engine, path: "output_config.format.schema")
     let writer = MessagesWriter(
       id: AnswerName.random(prefix: "msg_"), model: engine.name, stops: parsed.options.stop,
       allowsParallelCalls: parsed.prompt.allowsParallelCalls)
     let parts = AnswerParts(of: engine, tools: parsed.prompt.tools)
     let origin = RequestOrigin(
       id: writer.id, principal: context.principal, namespace: state.namespace(of: context.principal, salt: nil))
+    let (prompt, options, isStream) = (parsed.prompt.prompt, parsed.options, parsed.stream)
     let response = try await context.untilDisconnected {
-      let answer = try await engine.answer(parsed.prompt.prompt, parsed.options, for: origin)
-      if !parsed.stream { return try await whole(answer, parts, writer) }
+      let answer = try await engine.answer(prompt, options, for: origin)
+      if !isStream { return try await whole(answer, parts, writer) }
       let held = HeldAnswer(answer.events)
       _ = try await held.hasBegun(within: longestSilence)
       return stream(held, parts, writer)
@@ -90,9 +92,6 @@ struct MessagesRoutes: Sendable {
 extension MessagesRequest {
   /// Refuses what only constrained decoding can promise.
   func requireSupported() throws {
-    if format != .text {
-      throw OpenAIError.invalid("output_config.format.type", seen: "'json_schema'", expected: "no format")
-    }
     switch prompt.toolChoice {
     case .auto, .none: break
     case .any: throw OpenAIError.invalid("tool_choice.type", seen: "'any'", expected: "'auto' or 'none'")

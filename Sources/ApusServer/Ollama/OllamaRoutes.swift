@@ -37,10 +37,11 @@ struct OllamaRoutes: Sendable {
   ) async throws -> Response {
     let start = ContinuousClock.now
     let bytes = try await request.body.collect(upTo: bodyLimit)
-    let parsed = try OllamaRequest(
+    var request = try OllamaRequest(
       shape, body: Array(bytes.readableBytesView), randomSeed: .random(in: 0 ... .max))
-    let engine = try engine(named: parsed.model)
-    try parsed.requireSupported()
+    let engine = try engine(named: request.model)
+    request.options.grammar = try request.format.grammar(for: engine, path: "format")
+    let parsed = request
     let writer = OllamaWriter(shape, model: engine.name, tokenizer: engine.tokenizer)
     guard let prompt = parsed.prompt else {
       let object = writer.loaded(at: Date())
@@ -287,17 +288,6 @@ private struct OllamaCard {
       "name": .string(name), "model": .string(name), "modified_at": .string(OllamaWriter.text(of: started)), "size": 0,
       "digest": .string(digest), "details": Self.details,
     ]
-  }
-}
-
-extension OllamaRequest {
-  /// Refuses what only constrained decoding can promise.
-  func requireSupported() throws {
-    switch format {
-    case .text: break
-    case .jsonObject: throw OpenAIError.invalid("format", seen: "'json'", expected: "no format")
-    case .jsonSchema: throw OpenAIError.invalid("format", seen: "an object", expected: "no format")
-    }
   }
 }
 

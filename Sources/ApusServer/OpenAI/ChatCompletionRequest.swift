@@ -18,6 +18,9 @@ struct ChatCompletionRequest: Sendable {
   var continuousUsage: Bool
   /// Narrows whom the prompt shares computed beginnings with.
   var cacheSalt: String?
+  var format: AnswerFormat
+  /// A constraint of vLLM's kind: `guided_regex`, `guided_choice` or `guided_grammar`.
+  var guide: Grammar?
 
   /// Throws ``OpenAIError`` that names the field. `randomSeed` is used when the request has none.
   init(body: [UInt8], randomSeed: @autoclosure () -> UInt64) throws {
@@ -27,7 +30,7 @@ struct ChatCompletionRequest: Sendable {
     }
     self.model = model
     messages = try Self.messages(body)
-    tools = try body.list("tools").flatMap { $0.isEmpty ? nil : .list($0) }
+    tools = try body.chatTools()
     if let choice = body.value("tool_choice") {
       switch choice {
       case .string("none"): tools = nil
@@ -43,13 +46,50 @@ struct ChatCompletionRequest: Sendable {
     if let n = body.value("n") {
       guard case .integer(1) = n else { throw body.invalid("n", n, expected: "1: one answer a request") }
     }
-    if let format = body.value("response_format") {
-      let type = try RequestReader(format, path: "response_format").string("type")
-      if type != "text" {
-        throw OpenAIError.invalid("response_format.type", seen: "'\(type ?? "nothing")'", expected: "'text'")
-      }
-    }
+    format = try Self.format(body)
+    guide = try Self.guide(body)
     options = try Self.options(body, randomSeed: randomSeed())
+  }
+
+  private static func format(_ body: RequestReader) throws -> AnswerFormat {
+    if let schema = body.value("guided_json") { return .jsonSchema(schema) }
+    guard let value = body.value("response_format") else { return .text }
+    let format = try RequestReader(value, path: "response_format")
+    switch try format.string("type") {
+    case "text": return .text
+    case "json_object": return .jsonObject
+    case "json_schema":
+      guard let value = format.value("json_schema") else {
+        throw OpenAIError.missing("response_format.json_schema", expected: "an object with name and schema")
+      }
+      let schema = try RequestReader(value, path: "response_format.json_schema")
+      guard let object = schema.value("schema") else { return .jsonObject }
+      return .jsonSchema(object)
+    case let type:
+      throw OpenAIError.invalid(
+        "response_format.type", seen: type.map { "'\($0)'" } ?? "nothing",
+        expected: "'text', 'json_object' or 'json_schema'")
+    }
+  }
+
+  private static func guide(_ body: RequestReader) throws -> Grammar? {
+    func compile(_ name: String, _ make: () throws -> Grammar) throws -> Grammar {
+      do { return try make() } catch let error as GrammarError { throw OpenAIError(error, path: name) }
+    }
+    if let regex = try body.string("guided_regex") {
+      return try compile("guided_regex") { try Grammar(regex: regex) }
+    }
+    if let text = try body.string("guided_grammar") {
+      return try compile("guided_grammar") { try Grammar(ebnf: text) }
+    }
+    guard let choices = try body.list("guided_choice") else { return nil }
+    let texts = try choices.enumerated().map { index, value in
+      guard case .string(let text) = value else {
+        throw OpenAIError.invalid("guided_choice.\(index)", seen: value.brief, expected: "a string")
+      }
+      return text
+    }
+    return try compile("guided_choice") { try Grammar(choice: texts) }
   }
 
   private static func options(_ body: RequestReader, randomSeed: UInt64) throws -> GenerationOptions {

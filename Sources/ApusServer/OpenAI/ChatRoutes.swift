@@ -1,5 +1,5 @@
 import ApusEngine
-import ApusTools
+import ApusText
 import Foundation
 import HTTPTypes
 import Hummingbird
@@ -41,9 +41,13 @@ struct ChatRoutes: Sendable {
 
   @Sendable func completions(_ request: Request, _ context: ServerContext) async throws -> Response {
     let bytes = try await request.body.collect(upTo: bodyLimit)
-    let parsed = try ChatCompletionRequest(
+    var parsed = try ChatCompletionRequest(
       body: Array(bytes.readableBytesView), randomSeed: UInt64.random(in: 0 ... .max))
     let engine = try state.engine(named: parsed.model)
+    parsed.options.grammar =
+      try parsed.guide.map { TokenGrammar($0, vocabulary: engine.vocabulary) }
+      ?? parsed.format.grammar(for: engine, path: "response_format.json_schema.schema")
+    let (options, prompt) = (parsed.options, Prompt.chat(messages: parsed.messages, tools: parsed.tools))
     let id = Self.newID()
     let origin = RequestOrigin(
       id: id, principal: context.principal,
@@ -51,18 +55,16 @@ struct ChatRoutes: Sendable {
     let writer = ChatCompletionWriter(
       id: id, created: Int(Date().timeIntervalSince1970), model: engine.name, tokenizer: engine.tokenizer,
       includeUsage: parsed.includeUsage, continuousUsage: parsed.continuousUsage)
-    let calls = parsed.tools.flatMap { _ in engine.toolCallDialect.map { ToolCallParser(dialect: $0) } }
-    let parts = AnswerParts(tools: calls)
-    let prompt = Prompt.chat(messages: parsed.messages, tools: parsed.tools)
+    let parts = AnswerParts(of: engine, tools: parsed.tools)
     // A stream notices a client that is gone by its next write, a whole answer only by watching the connection.
     if parsed.stream {
       let answer = try await context.untilDisconnected {
-        try await HeldStream(try await engine.answer(prompt, parsed.options, for: origin))
+        try await HeldStream(try await engine.answer(prompt, options, for: origin))
       }
       return stream(answer, parts, writer)
     }
     return try await context.untilDisconnected {
-      try await whole(try await engine.answer(prompt, parsed.options, for: origin), parts, writer)
+      try await whole(try await engine.answer(prompt, options, for: origin), parts, writer)
     }
   }
 

@@ -39,7 +39,7 @@ extension RequestReader {
     case .string(let text): return [TextInput(path: path(name), content: .text(text))]
     case .list(let items):
       guard let first = items.first else { throw invalid(name, value, expected: forms) }
-      if case .integer = first {
+      if first.number != nil {
         return [TextInput(path: path(name), content: .tokens(try Self.tokenIDs(items, path: path(name))))]
       }
       if items.count > limit {
@@ -65,7 +65,7 @@ extension RequestReader {
   /// Token ids; whether the vocabulary has them is the model's to say.
   static func tokenIDs(_ items: [JinjaValue], path: String) throws -> [Int32] {
     try items.enumerated().map { index, item in
-      guard case .integer(let number) = item, let id = Int32(exactly: number), id >= 0 else {
+      guard let id = item.wholeNumber.flatMap({ Int32(exactly: $0) }), id >= 0 else {
         throw OpenAIError.invalid("\(path).\(index)", seen: item.brief, expected: "a token id, a whole number ≥ 0")
       }
       return id

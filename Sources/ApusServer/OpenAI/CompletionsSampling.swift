@@ -62,6 +62,6 @@ extension RequestReader {
   /// A field that must be 1 if it is there: this server gives one answer a prompt.
   func requireOne(_ name: String) throws {
     guard let value = value(name) else { return }
-    guard case .integer(1) = value else { throw invalid(name, value, expected: "1: one answer a prompt") }
+    guard value.wholeNumber == 1 else { throw invalid(name, value, expected: "1: one answer a prompt") }
   }
 }

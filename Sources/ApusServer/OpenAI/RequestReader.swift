@@ -55,7 +55,7 @@ struct RequestReader {
 
   func integer(_ name: String, _ range: ClosedRange<Int>) throws -> Int? {
     guard let value = value(name) else { return nil }
-    guard case .integer(let number) = value, range.contains(number) else {
+    guard let number = value.wholeNumber, range.contains(number) else {
       let bounds =
         range.upperBound == .max ? "≥ \(range.lowerBound)" : "from \(range.lowerBound) to \(range.upperBound)"
       throw invalid(name, value, expected: "a whole number \(bounds)")

@@ -12,6 +12,15 @@ extension JinjaValue {
     if case .mapping(let fields) = self { fields[name] } else { nil }
   }
 
+  /// A whole number, also one that is written as 2.0: for JSON Schema they are the same.
+  var wholeNumber: Int? {
+    switch self {
+    case .integer(let number): number
+    case .float(let number): Int(exactly: number)
+    default: nil
+    }
+  }
+
   var string: String? { if case .string(let text) = self { text } else { nil } }
   var items: [JinjaValue]? { if case .list(let items) = self { items } else { nil } }
 

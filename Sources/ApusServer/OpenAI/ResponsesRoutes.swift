@@ -45,6 +45,7 @@ struct ResponseRoutes: Sendable {
     if store == nil { parsed.store = false }
     let engine = try state.engine(named: parsed.model)
     try Self.refuseConstraints(parsed)
+    parsed.options.grammar = try parsed.format.grammar(for: engine, path: "text.format.schema")
     let history = try await history(parsed, of: context.principal)
     let messages = try ResponseItems.messages(
       instructions: parsed.instructions, history + parsed.input, known: history.count)
@@ -73,10 +74,6 @@ struct ResponseRoutes: Sendable {
 
   /// What can only be kept by constraining the model's choice of tokens, which engines do not do.
   private static func refuseConstraints(_ request: ResponseRequest) throws {
-    if request.format != .text {
-      throw OpenAIError.invalid(
-        "text.format.type", seen: text(request.echo.format["type"]), expected: "'text'")
-    }
     switch request.toolChoice {
     case .auto, .none: break
     case .required, .function:

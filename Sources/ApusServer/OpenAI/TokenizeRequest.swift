@@ -33,11 +33,9 @@ struct TokenizeRequest: Sendable {
       addSpecialTokens = false
       // Messages mean here what they mean in a chat, whatever else a chat must have.
       let chat = try ChatCompletionRequest(
-        body: CompactJSON.bytes([
-          "model": .string(model ?? ""), "messages": body.fields["messages"] ?? .none,
-          "tools": body.fields["tools"] ?? .none,
-        ]), randomSeed: 0)
-      subject = .chat(messages: chat.messages, tools: chat.tools)
+        body: CompactJSON.bytes(["model": .string(model ?? ""), "messages": body.fields["messages"] ?? .none]),
+        randomSeed: 0)
+      subject = .chat(messages: chat.messages, tools: try body.chatTools())
     } else if let prompt = try body.string("prompt") {
       addSpecialTokens = addsSpecials ?? true
       subject = .prompt(prompt)

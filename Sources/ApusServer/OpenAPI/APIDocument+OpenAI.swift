@@ -129,8 +129,7 @@ extension APIDocument {
   private static let textPart = Schema.object([.required("type", .constant("text")), .required("text", .string())])
   private static let content = Schema.anyOf([.string(), .array(of: textPart)])
   private static let toolCall = Schema.object([
-    .optional("id", .string()), .optional("type", .constant("function")),
-    .required("function", .object([.required("name", .string()), .required("arguments", .string())])),
+    .required("function", .map(), "Its name and its arguments, which templates write as they are.")
   ])
 
   /// Messages of a chat.
@@ -153,7 +152,7 @@ extension APIDocument {
       .required(
         "function",
         .object([
-          .required("name", .string(length: 1...64)), .optional("description", .string()),
+          .required("name", .string(length: 1...Int.max)), .optional("description", .string()),
           .optional("parameters", .map(), "A JSON schema."), .optional("strict", .boolean),
         ])),
     ]))
@@ -183,9 +182,7 @@ extension APIDocument {
               .required("type", .constant("json_schema")),
               .required(
                 "json_schema",
-                .object([
-                  .required("name", .string()), .required("schema", .map()), .optional("strict", .boolean),
-                ])),
+                .object([.optional("schema", .map(), "Without one, any JSON object will do.")])),
             ]),
           ])),
       ] + sampling + streaming)
@@ -269,7 +266,7 @@ extension APIDocument {
           "tools",
           .array(
             of: .object([
-              .required("type", .constant("function")), .required("name", .string(length: 1...64)),
+              .required("type", .constant("function")), .required("name", .string(length: 1...Int.max)),
               .optional("description", .string()), .optional("parameters", .map(), "A JSON schema."),
               .optional("strict", .boolean),
             ]))),
@@ -294,7 +291,7 @@ extension APIDocument {
               ]))
           ])),
         .optional("top_logprobs", .integer(0...20)), .optional("include", .array(of: .string())),
-        .optional("truncation", .constant("disabled")), .optional("background", .boolean, "Must be false."),
+        .optional("truncation", .constant("disabled")), .optional("background", .off),
         .optional("prompt_cache_key", .string()), .optional("user", .string()),
       ] + sampling + streaming)
   }

@@ -19,6 +19,8 @@ struct Schema: Sendable {
   /// Anything.
   static let any = Schema([:])
   static let boolean = Schema(type: "boolean")
+  /// A switch that this server has only in one position.
+  static let off = Schema(["type": "boolean", "enum": [false]])
 
   static func string(
     oneOf values: [String]? = nil, length: ClosedRange<Int>? = nil, pattern: String? = nil

@@ -11,7 +11,8 @@ enum JinjaBuiltins {
     case "range": return try interpreter.range(arguments)
     case "namespace": return try interpreter.makeNamespace(arguments)
     case "raise_exception":
-      throw interpreter.error(.raised, arguments.value(0, "message")?.text ?? "")
+      let message = arguments.value(0, "message")?.text ?? ""
+      throw interpreter.error(.raised, message.isEmpty ? "it gives no reason" : message)
     case "strftime_now":
       guard case .string(let format)? = arguments.value(0, "format") else {
         throw interpreter.error(.type, "'strftime_now' needs a format")

@@ -1,0 +1,727 @@
+#!/usr/bin/env python3
+"""The web page in headless Chromium: python console_test.py
+
+Without APUS_URL it starts mock.py and tests everything; with APUS_URL=http://127.0.0.1:PORT it drives the page of that
+running server (APUS_API_KEY if it asks for one) and prints the checks that need scripted answers as skipped. CHROMIUM
+names the browser, SHOTS the folder for the screenshots (default: shots beside this file). Words as arguments choose the
+checks whose names contain one of them. The status is 1 when a check failed.
+"""
+import contextlib
+import json
+import os
+import re
+import shutil
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+
+HERE = Path(__file__).resolve().parent
+SHOTS = Path(os.environ.get("SHOTS", HERE / "shots"))
+KEY = os.environ.get("APUS_API_KEY", "")
+REAL = os.environ.get("APUS_URL", "").rstrip("/")
+WAIT = 120_000 if REAL else 10_000  # milliseconds; a real server may be loading its model
+MAXIMUM_BYTES = 60_000
+if not REAL:
+    import mock
+checks = []
+
+
+def check(function=None, *, scripted=False):
+    """Marks a check; `scripted` ones need the mock's answers."""
+    def mark(f):
+        checks.append((f, scripted))
+        return f
+    return mark(function) if function else mark
+
+
+def expect(condition, message):
+    if not condition:
+        raise AssertionError(message)
+
+
+class Console:
+    """The page in a browser context of its own, and what a person does with it."""
+
+    def __init__(self, browser, url, key=KEY, **options):
+        self.context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
+        self.context.set_default_timeout(WAIT)
+        self.page = self.context.new_page()
+        self.problems = []
+        self.page.on("pageerror", lambda error: self.problems.append(f"uncaught: {error}"))
+        self.page.on("console", self.heard)
+        self.page.on("request", self.asked)
+        self.url = url
+        if key:
+            # Only at first, so that a key which the test types stays.
+            value = json.dumps(json.dumps(key))
+            self.page.add_init_script(
+                f"sessionStorage.getItem('apus.key') ?? sessionStorage.setItem('apus.key', {value})")
+        self.page.goto(url + "/")
+        if key == KEY:
+            self.until("document.querySelector('#model').value !== ''")
+
+    def heard(self, message):
+        # A refused request is logged by the browser itself; everything else, such as a blocked style, is a defect.
+        if message.type in ("error", "warning") and not message.text.startswith("Failed to load resource"):
+            self.problems.append(f"{message.type}: {message.text}")
+
+    def asked(self, request):
+        if not request.url.startswith((self.url, "data:", "blob:")):
+            self.problems.append(f"a request to another origin: {request.url}")
+
+    def close(self):
+        self.context.close()
+        expect(not self.problems, "; ".join(self.problems))
+
+    def until(self, condition):
+        """Waits for a JavaScript expression. (The browser driver's own wait needs `unsafe-eval`.)"""
+        end = time.monotonic() + WAIT / 1000
+        while not self.page.evaluate(condition):
+            expect(time.monotonic() < end, f"waited {WAIT / 1000:.0f} s for {condition}")
+            time.sleep(0.02)
+
+    def say(self, text):
+        self.page.locator("#prompt").fill(text)
+        self.page.keyboard.press("Enter")
+
+    def settle(self):
+        """Waits for the end of the answer and returns its element."""
+        self.until("!document.querySelector('#send').hidden")
+        return self.page.locator(".message.assistant").last
+
+    def ask(self, text):
+        self.say(text)
+        return self.settle()
+
+    def stored(self):
+        return self.page.evaluate("JSON.parse(localStorage.getItem('apus.chat')).messages")
+
+    def focused(self):
+        return self.page.evaluate("document.activeElement.id || document.activeElement.textContent.trim()")
+
+
+# MARK: chat
+
+
+@check
+def a_message_is_answered_in_pieces_with_figures(open_console):
+    with open_console() as console:
+        page = console.page
+        console.say("Name three birds that nest in towers.")
+        question = page.locator(".message.user .text").inner_text()
+        expect(question == "Name three birds that nest in towers.", f"the question reads {question!r}")
+        expect(page.locator("#stop").is_visible(), "no stop button while the answer is written")
+        lengths = set()
+        while page.locator("#stop").is_visible():
+            lengths.add(page.evaluate("document.querySelector('.prose')?.textContent.length ?? 0"))
+            time.sleep(0.02)
+        answer = console.settle()
+        expect(len(lengths) > 3, f"the text did not grow in pieces: lengths {sorted(lengths)}")
+        text = answer.locator(".figures").inner_text()
+        for part in (r"\d+ tokens?", r"[\d.,]+ tokens/s", r"first token [\d.]+ m?s", r"prompt \d+"):
+            expect(re.search(part, text), f"no figure like {part!r} in {text!r}")
+        expect("about" not in text, f"the figures are the page's, not the server's usage: {text!r}")
+        stored = console.stored()
+        expect([m["role"] for m in stored] == ["user", "assistant"], f"stored: {stored}")
+        expect(stored[1]["content"] and stored[1]["state"] == "done", f"stored: {stored[1]}")
+        expect(page.evaluate("document.activeElement.id") == "prompt", "the focus left the message box")
+        context = page.locator("#context").inner_text()
+        expect(re.match(r"Context: [\d,]+ of [\d,]+ tokens", context), f"the context reads {context!r}")
+
+
+@check
+def the_chat_survives_a_reload_and_a_new_chat_can_be_undone(open_console):
+    with open_console() as console:
+        console.ask("Say one word.")
+        before = console.page.locator("#messages").inner_text()
+        console.page.reload()
+        console.page.wait_for_selector(".message.assistant")
+        expect(console.page.locator("#messages").inner_text() == before, "the reloaded chat differs")
+        console.page.get_by_role("button", name="New chat").click()
+        expect(console.page.locator(".message").count() == 0 and console.stored() == [], "the chat is not new")
+        console.page.get_by_role("button", name="Bring the last one back").click()
+        expect(console.page.locator("#messages").inner_text() == before, "the old chat did not come back")
+
+
+@check
+def an_answer_can_be_stopped(open_console):
+    with open_console() as console:
+        page = console.page
+        console.say("Write a long story. Count from one to five hundred in words.")
+        console.until("(document.querySelector('.prose')?.textContent.length ?? 0) > 20")
+        page.get_by_role("button", name="Stop", exact=True).click()
+        answer = console.settle()
+        expect("Stopped." in answer.inner_text(), answer.inner_text())
+        length = len(console.stored()[1]["content"])
+        time.sleep(0.3)
+        expect(len(console.stored()[1]["content"]) == length, "text arrives after the stop")
+        expect(console.focused() == "prompt", f"the focus is at {console.focused()!r}")
+        # The stopped text is part of the next request.
+        sent = sent_bodies(console)
+        console.ask("Say one word.")
+        expect([m["role"] for m in sent[-1]["messages"]] == ["user", "assistant", "user"], f"sent: {sent[-1]}")
+
+
+def sent_bodies(console):
+    bodies = []
+    console.page.on("request", lambda r: bodies.append(json.loads(r.post_data)) if r.method == "POST" else None)
+    return bodies
+
+
+@check
+def settings_are_sent_and_wrong_ones_are_not(open_console):
+    with open_console() as console:
+        page, sent = console.page, sent_bodies(console)
+        page.get_by_label("System prompt").fill("Answer briefly.")
+        page.get_by_label("Temperature").fill("0")
+        page.get_by_label("Max tokens").fill("3")
+        page.get_by_label("Seed").fill("7")
+        answer = console.ask("Name three birds that nest in towers.")
+        body = sent[-1]
+        expect(body["messages"][0] == {"role": "system", "content": "Answer briefly."}, f"sent: {body}")
+        expect((body["temperature"], body["max_tokens"], body["seed"]) == (0, 3, 7), f"sent: {body}")
+        expect(body["stream"] is True and body["stream_options"] == {"include_usage": True}, f"sent: {body}")
+        expect("Cut at the token limit." in answer.inner_text(), answer.inner_text())
+        page.get_by_label("Temperature").fill("9")
+        console.say("Not to be sent.")
+        expect(len(sent) == 1, "a temperature of 9 was sent")
+        expect(console.focused() == "temperature", f"the focus is at {console.focused()!r}")
+        page.get_by_label("Temperature").fill("")
+        page.get_by_label("Seed").fill("")
+        console.ask("Again.")
+        expect("temperature" not in sent[-1] and "seed" not in sent[-1], f"empty fields were sent: {sent[-1]}")
+
+
+@check
+def the_last_message_can_be_edited_and_its_answer_made_again(open_console):
+    with open_console() as console:
+        page, sent = console.page, sent_bodies(console)
+        page.get_by_label("Max tokens").fill("8")
+        console.ask("First question.")
+        console.ask("Second question.")
+        page.get_by_role("button", name="Regenerate").click()
+        console.settle()
+        expect(sent[-1]["messages"] == sent[-2]["messages"], "regenerating sent other messages")
+        page.get_by_role("button", name="Edit").click()
+        box = page.get_by_label("Edit your message")
+        expect(box.input_value() == "Second question.", f"the edit box holds {box.input_value()!r}")
+        box.fill("Other question.")
+        page.get_by_role("button", name="Send again").click()
+        console.settle()
+        questions = [m["content"] for m in console.stored() if m["role"] == "user"]
+        expect(questions == ["First question.", "Other question."], f"stored: {questions}")
+        expect(sent[-1]["messages"][-1]["content"] == "Other question.", f"sent: {sent[-1]}")
+
+
+@check
+def the_chat_is_exported_without_the_key(open_console):
+    with open_console() as console:
+        console.ask("Say one word.")
+        if not REAL:
+            console.page.get_by_label("API key").fill("sk-secret")
+        with console.page.expect_download() as download:
+            console.page.get_by_role("button", name="Export chat as JSON").click()
+        text = Path(download.value.path()).read_text()
+        content = json.loads(text)
+        expect(content["format"] == "apus-chat" and len(content["messages"]) == 2, text[:300])
+        expect("secret" not in text and (not KEY or KEY not in text), "the export holds the key")
+        expect("secret" not in console.page.evaluate("JSON.stringify(localStorage)"), "the key is kept for long")
+
+
+# MARK: errors
+
+
+@check
+def an_unknown_model_is_explained(open_console):
+    def other_model(route):
+        route.continue_(post_data={**route.request.post_data_json, "model": "no-such-model"})
+
+    with open_console() as console:
+        console.page.route("**/v1/chat/completions", other_model)
+        answer = console.ask("Hello")
+        error = answer.get_by_role("alert")
+        expect("no-such-model" in error.inner_text(), error.inner_text())
+        expect("The server doesn’t have this." in error.inner_text(), error.inner_text())
+        console.page.unroute("**/v1/chat/completions")
+        answer.get_by_role("button", name="Try again").click()
+        answer = console.settle()
+        expect(answer.get_by_role("alert").count() == 0, "the error stays after the retry")
+        expect(answer.locator(".prose").inner_text(), "no answer at the retry")
+
+
+@check
+def an_unreachable_server_is_explained(open_console):
+    with open_console() as console:
+        console.page.route("**/v1/chat/completions", lambda route: route.abort("connectionrefused"))
+        console.page.route("**/apus/engine", lambda route: route.abort("connectionrefused"))
+        error = console.ask("Hello").get_by_role("alert").inner_text()
+        expect("can’t be reached" in error, error)
+        console.until("document.querySelector('#status-text').textContent === 'Offline'")
+        console.page.unroute("**/apus/engine")
+        console.until("/running/.test(document.querySelector('#status-text').textContent)")
+
+
+@check(scripted=True)
+def errors_of_every_kind_are_readable(open_console):
+    for word, parts in {
+        "invalid": ["The server refused the request.", "Temperature is 9, expected 0 to 2", "Field: temperature."],
+        "crowded": ["too much to do", "256 requests are waiting", "Retry after: 3 s"],
+        "fault": ["stopped this answer because of an error", "The engine stopped"],
+        "cut": ["The answer is not complete."],
+    }.items():
+        with open_console() as console:
+            answer = console.ask(f"Be {word}.")
+            text = answer.get_by_role("alert").inner_text()
+            for part in parts:
+                expect(part in text, f"{word}: no {part!r} in {text!r}")
+            if word in ("fault", "cut"):
+                expect("Three birds" in answer.locator(".prose").inner_text(), "the text before the error is lost")
+            # What failed without an answer is joined with the next question: roles alternate.
+            sent = sent_bodies(console)
+            console.ask("Go on.")
+            roles = [m["role"] for m in sent[-1]["messages"]]
+            expect(all(a != b for a, b in zip(roles, roles[1:])), f"{word}: roles sent: {roles}")
+
+
+@check(scripted=True)
+def a_key_is_asked_for_sent_and_forgotten(open_console):
+    server = mock.start(key="sk-right")
+    url = f"http://127.0.0.1:{server.server_port}"
+    with open_console(url, key="sk-wrong") as console:
+        page = console.page
+        page.get_by_role("button", name="Enter an API key").first.click()
+        expect(console.focused() == "key", f"the focus is at {console.focused()!r}")
+        notice = page.locator("#notice").inner_text()
+        expect("doesn’t know this API key" in notice, notice)
+        page.keyboard.press("Control+A")
+        page.keyboard.type("sk-right")
+        page.keyboard.press("Tab")
+        console.until("document.querySelector('#model').value !== ''")
+        expect(console.ask("Hello").locator(".prose").inner_text(), "no answer with the right key")
+        expect(page.evaluate("sessionStorage.getItem('apus.key')") == '"sk-right"', "the key is not kept for the tab")
+    server.shutdown()
+
+
+# MARK: what models write
+
+
+@check(scripted=True)
+def markup_in_an_answer_stays_text(open_console):
+    with open_console() as console:
+        page = console.page
+        answer = console.ask("An attack, please.")
+        time.sleep(0.3)
+        expect(page.evaluate("window.pwned") is None, f"code of the answer ran: {page.evaluate('window.pwned')}")
+        text = answer.locator(".prose").inner_text()
+        for part in ('<img src=x onerror="window.pwned=1">', "<script>window.pwned=2</script>",
+                     "javascript:window.pwned=3", "<script>window.pwned=7</script></code></pre>", "<iframe srcdoc=",
+                     "&lt;kept&gt;"):
+            expect(part in text, f"{part!r} is not shown as text: {text!r}")
+        tags = page.evaluate(
+            "[...new Set([...document.querySelectorAll('.prose *')].map((e) => e.tagName.toLowerCase()))]")
+        allowed = {"p", "br", "a", "code", "pre", "figure", "figcaption", "span", "button", "h3", "h4", "h5", "div",
+                   "table", "thead", "tbody", "tr", "th", "td", "strong", "em", "ul", "ol", "li", "hr", "blockquote"}
+        expect(set(tags) <= allowed, f"elements in the answer: {sorted(tags)}")
+        for link in page.evaluate("[...document.querySelectorAll('.prose a')].map((a) => a.href)"):
+            expect(link.startswith(("http://", "https://")), f"a link to {link}")
+        names = page.evaluate("[...document.querySelectorAll('.prose *')].flatMap((e) => e.getAttributeNames())")
+        active = [n for n in names if n.startswith("on") or n in ("style", "src", "srcdoc")]
+        expect(not active, f"attributes: {active}")
+        # The same text after a reload, and as the user's own message.
+        page.reload()
+        page.wait_for_selector(".prose")
+        console.ask("<img src=x onerror=window.pwned=11>")
+        expect(page.evaluate("window.pwned") is None, "stored text ran")
+
+
+@check(scripted=True)
+def markdown_is_shown_and_code_can_be_copied(open_console):
+    with open_console(permissions=["clipboard-read", "clipboard-write"]) as console:
+        page = console.page
+        answer = console.ask("Use markdown.").locator(".prose")
+        for selector, text in {
+            "h4": "A function", "p > code": "joined(separator:)", "li strong": "O(n)", "li li": "one pass to split",
+            "th": "input", "td code": "a b", "blockquote": "Words are what blanks separate.", "a": "the documentation",
+            "figcaption span": "swift",
+        }.items():
+            seen = answer.locator(selector).first.inner_text()
+            expect(text in seen, f"{selector}: {seen!r}")
+        expect("snake_case_name and 2 * 3 * 4" in answer.inner_text(), answer.inner_text())
+        page.get_by_role("button", name="Copy this code").click()
+        copied = page.evaluate("navigator.clipboard.readText()")
+        expect(copied.startswith("func reversed") and "Array<Int> & friends" in copied, f"copied: {copied!r}")
+        expect("Copied." in page.locator("#announcer").inner_text(), "copying is not announced")
+
+
+@check
+def screen_readers_get_sentences_and_not_tokens(open_console):
+    with open_console() as console:
+        page = console.page
+        log, region = page.get_by_role("log"), page.locator("#announcer")
+        expect(log.get_attribute("aria-live") == "off", "the log would read out every token")
+        expect(region.get_attribute("aria-live") == "polite", "no polite region")
+        console.ask("Name three birds that nest in towers.")
+        said = region.locator("p").all_inner_texts()
+        expect(said and said[-1] == "Answer complete.", f"announced: {said}")
+        answer = console.stored()[1]["content"]
+        words = len(answer.split())
+        expect(len(said) < max(3, words / 2), f"{len(said)} announcements for {words} words")
+        if not REAL:
+            expect("Swifts return to the same hole every year." in said, f"announced: {said}")
+
+
+# MARK: keyboard and accessibility
+
+
+@check
+def everything_works_by_keyboard(open_console):
+    with open_console() as console:
+        page, press = console.page, console.page.keyboard.press
+        press("Tab")
+        expect(console.focused() == "skip", f"the first stop is {console.focused()!r}")
+        expect(page.locator("#skip").bounding_box()["width"] > 20, "the skip link is not visible")
+        press("Enter")
+        expect(console.focused() == "main", f"the skip link leads to {console.focused()!r}")
+        press("Alt+Shift+KeyM")
+        page.keyboard.type("One line")
+        press("Shift+Enter")
+        page.keyboard.type("and another")
+        press("Enter")
+        console.settle()
+        expect(page.locator(".message.user .text").inner_text() == "One line\nand another", "the line break is lost")
+        page.keyboard.type("Write a long story. Count from one to five hundred in words.")
+        press("Enter")
+        console.until("(document.querySelectorAll('.prose')[1]?.textContent.length ?? 0) > 20")
+        press("Escape")
+        expect("Stopped." in console.settle().inner_text(), "Escape does not stop the answer")
+        press("ArrowUp")
+        expect(page.get_by_label("Edit your message").evaluate("e => e === document.activeElement"), "no edit by arrow")
+        press("Escape")
+        expect(console.focused() == "prompt", "Escape does not leave the edit")
+        for key, heading in {"KeyE": "Engine", "KeyR": "Requests", "KeyC": "Chat"}.items():
+            press(f"Alt+Shift+{key}")
+            expect(console.focused() == f"h-{heading.lower()}", f"{key} leads to {console.focused()!r}")
+            expect(page.title() == f"{heading} · Apus", page.title())
+        press("Alt+Shift+KeyK")
+        expect(page.get_by_role("dialog").is_visible(), "no list of shortcuts")
+        press("Escape")
+        expect(not page.get_by_role("dialog").is_visible(), "the list stays")
+        # Tab reaches every control and leaves the page again: no trap.
+        wanted = set(page.evaluate("""[...document.querySelectorAll('button, select, textarea, input, nav a')]
+            .filter((e) => e.checkVisibility()).map((e) => e.id || e.textContent.trim())"""))
+        page.evaluate("document.activeElement.blur()")
+        seen = []
+        for _ in range(len(wanted) + 25):
+            press("Tab")
+            seen.append(console.focused())
+            outline = page.evaluate("""(() => { const e = document.activeElement, s = getComputedStyle(e);
+                return e === document.body || s.outlineStyle !== 'none' || e.closest('.box') !== null })()""")
+            expect(outline, f"no visible focus at {seen[-1]!r}")
+        expect(wanted <= set(seen), f"not reached: {wanted - set(seen)}")
+        expect(seen.count("skip") >= 1 and seen.index("skip") < len(seen), f"the order does not come around: {seen}")
+
+
+@check
+def every_control_has_a_name_and_landmarks_exist(open_console):
+    with open_console() as console:
+        page = console.page
+        console.ask("Hello")
+        for view in ("engine", "requests", "chat"):
+            page.goto(console.url + "/#" + view)
+            console.until("!/Connecting/.test(document.querySelector('#status-text').textContent)")
+            nodes = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
+            roles = {"button", "link", "textbox", "combobox", "spinbutton", "region", "log", "table", "image", "dialog"}
+            for node in nodes:
+                if node.get("ignored") or node["role"]["value"] not in roles:
+                    continue
+                name = node.get("name", {}).get("value", "").strip()
+                expect(name, f"{view}: a {node['role']['value']} without a name: {node.get('properties')}")
+            present = {node["role"]["value"] for node in nodes if not node.get("ignored")}
+            landmarks = {"banner", "navigation", "main"}
+            if view == "chat":
+                landmarks |= {"complementary", "log", "form"}
+            expect(landmarks <= present, f"{view}: no {landmarks - present}")
+            ids = page.evaluate("[...document.querySelectorAll('[id]')].map((e) => e.id)")
+            expect(len(ids) == len(set(ids)), f"{view}: an id is used twice")
+            titles = page.evaluate("[...document.querySelectorAll('h1')].filter((e) => e.checkVisibility()).length")
+            expect(titles == 1, f"{view}: {titles} main headings")
+
+
+# Contrast as in WCAG 2.2, 1.4.3, of every visible text against the backgrounds below it.
+CONTRAST = """() => {
+  const canvas = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
+  const rgba = (colour) => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+    const d = canvas.getImageData(0, 0, 1, 1).data; return [d[0], d[1], d[2], d[3] / 255]; };
+  const over = (a, b) => a.slice(0, 3).map((v, k) => v * a[3] + b[k] * (1 - a[3]));
+  const linear = (v) => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+  const light = (c) => { const [r, g, b] = c.map((v) => linear(v / 255));
+    return .2126 * r + .7152 * g + .0722 * b; };
+  const ground = (e) => { const below = [];
+    for (; e; e = e.parentElement) below.unshift(rgba(getComputedStyle(e).backgroundColor));
+    return below.reduce((c, a) => over(a, c), [255, 255, 255]); };
+  const found = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const e = walker.currentNode.parentElement;
+    const unseen = !e.checkVisibility() || e.closest('.unseen, .skip, script, style, option');
+    if (unseen || !walker.currentNode.data.trim()) continue;
+    const back = ground(e), ink = over(rgba(getComputedStyle(e).color), back), [x, y] = [light(ink), light(back)];
+    found.push([(Math.max(x, y) + .05) / (Math.min(x, y) + .05), walker.currentNode.data.trim().slice(0, 40)]);
+  }
+  return found.sort((a, b) => a[0] - b[0]);
+}"""
+
+
+@check
+def texts_have_contrast_in_light_and_dark(open_console):
+    for scheme in ("light", "dark"):
+        with open_console(color_scheme=scheme) as console:
+            page = console.page
+            page.route("**/v1/chat/completions", lambda route: route.abort("failed"))
+            console.ask("Hello")
+            page.unroute("**/v1/chat/completions")
+            console.ask("Use markdown.")
+            for view in ("chat", "engine", "requests"):
+                page.goto(console.url + "/#" + view)
+                if view == "requests":
+                    page.locator("#requests .row button").first.click()
+                time.sleep(0.3)
+                found = page.evaluate(CONTRAST)
+                expect(len(found) > 10, f"{scheme} {view}: only {len(found)} texts")
+                worst = found[0]
+                expect(worst[0] >= 4.5, f"{scheme} {view}: contrast {worst[0]:.2f} of {worst[1]!r}")
+                print(f"  {scheme:5} {view:8} {len(found):3} texts, lowest contrast {worst[0]:.2f} ({worst[1]!r})")
+
+
+@check
+def the_theme_can_be_chosen_and_is_kept(open_console):
+    ground = "getComputedStyle(document.body).backgroundColor"
+    with open_console(color_scheme="light") as console:
+        page = console.page
+        light = page.evaluate(ground)
+        page.locator("#theme").click()  # light
+        expect(page.evaluate(ground) == light, "light is not light")
+        page.locator("#theme").click()  # dark
+        dark = page.evaluate(ground)
+        expect(dark != light, "dark looks like light")
+        page.reload()
+        expect(page.evaluate(ground) == dark, "the choice is not kept")
+        page.locator("#theme").click()  # as the system has it
+        page.emulate_media(color_scheme="dark")
+        expect(page.evaluate(ground) == dark, "the system's dark is not followed")
+
+
+@check
+def narrow_pages_do_not_scroll_sideways_and_motion_can_be_reduced(open_console):
+    with open_console(viewport={"width": 360, "height": 640}, reduced_motion="reduce") as console:
+        page = console.page
+        console.ask("Use markdown.")
+        for view in ("chat", "engine", "requests"):
+            page.goto(console.url + "/#" + view)
+            time.sleep(0.2)
+            width = page.evaluate("document.documentElement.scrollWidth")
+            expect(width <= 360, f"{view} is {width} px wide")
+            small = page.evaluate("""[...document.querySelectorAll('button, select, nav a')]
+                .filter((e) => e.checkVisibility())
+                .map((e) => [e.textContent.trim().slice(0, 30), e.getBoundingClientRect()])
+                .filter(([, r]) => r.height < 24 || r.width < 24 || r.right > 361).map(([t]) => t)""")
+            expect(not small, f"{view}: too small or cut off: {small}")
+        moving = page.evaluate("document.getAnimations().length")
+        expect(moving == 0, f"{moving} animations although motion is reduced")
+        page.goto(console.url + "/#chat")
+        page.get_by_role("button", name="Settings").click()
+        expect(page.get_by_label("Temperature").is_visible(), "the settings do not open")
+    # 1280×1024 at a zoom of 400 %: the page scrolls and the message box can be reached.
+    with open_console(viewport={"width": 320, "height": 256}) as console:
+        console.page.locator("#prompt").scroll_into_view_if_needed()
+        console.ask("Hello")
+        expect(console.page.evaluate("document.documentElement.scrollWidth") <= 320, "it scrolls sideways at 320 px")
+
+
+# MARK: engine and requests
+
+
+@check
+def the_engine_view_shows_figures_that_move(open_console):
+    with open_console() as console:
+        page = console.page
+        page.locator("#prompt").fill("Write a long story. Count from one to five hundred in words.")
+        page.keyboard.press("Enter")
+        page.get_by_role("link", name="Engine").click()
+        name = page.evaluate("document.querySelector('#model').value")
+        card = page.get_by_role("region", name=name, exact=True)
+        card.locator("tr.mine").wait_for()
+        expect("this chat" in card.locator("tr.mine").inner_text(), card.locator("tr.mine").inner_text())
+        for label in ("Running", "Waiting", "Prefix hits", "Preemptions", "Generated"):
+            value = card.locator(".tiles > div", has_text=label).locator("dd").first.inner_text()
+            expect(re.search(r"\d", value), f"{label}: {value!r}")
+        legend = card.locator(".legend").inner_text()
+        expect(all(re.search(part + r" [\d,]+ \(", legend) for part in ("Used", "Cached", "Free")), legend)
+        time.sleep(2.2)
+        first = card.locator(".spark path").nth(1).get_attribute("d")
+        expect(first.count("L") >= 2, f"the line has too few points: {first}")
+        drawn = card.locator(".legend i, .spark path, .track span").evaluate_all(
+            "all => all.map((e) => e.checkVisibility())")
+        expect(len(drawn) >= 9 and all(drawn), f"parts of the bar or the lines are hidden: {drawn}")
+        page.get_by_role("button", name="Pause updates").first.click()
+        time.sleep(0.5)
+        state = lambda: (card.inner_text(), card.locator(".spark path").nth(1).get_attribute("d"))
+        held = state()
+        time.sleep(1.5)
+        expect(state() == held, "it moves while paused")
+        page.get_by_role("button", name="Pause updates").first.click()
+        console.until(
+            f"document.querySelectorAll('#engine-models .spark path')[1].getAttribute('d') !== {json.dumps(held[1])}")
+        page.get_by_role("link", name="Chat").click()
+        page.get_by_role("button", name="Stop", exact=True).click()
+        console.settle()
+
+
+@check(scripted=True)
+def the_engine_figures_are_the_servers(open_console):
+    model = {"name": "smollm2-135m", "state": "ready", "running": 2, "waiting": 1, "kv_blocks_used": 40,
+             "kv_blocks_total": 1024, "kv_blocks_cached": 200, "tokens_per_second": {"decode": 310.5, "prefill": 900.0},
+             "prefix_hit_tokens": 1200, "prompt_tokens": 5000, "generated_tokens": 8000, "preemptions": 3,
+             "sequences": [{"id": "chatcmpl-<b>x</b>", "state": "decoding", "prompt_tokens": 120,
+                            "generated_tokens": 33, "cached_tokens": 96, "age_s": 1.2}]}
+    with open_console() as console:
+        page = console.page
+        page.route("**/apus/engine", lambda route: route.fulfill(json={"models": [model], "uptime_s": 123}))
+        page.goto(console.url + "/#engine")
+        console.until("document.querySelector('#uptime').textContent === 'Up 2 min 3 s'")
+        text = page.locator("#engine-models").inner_text()
+        for part in ("24 %", "1,200 of 5,000 prompt tokens", "Used 40 (3.9 %)", "Cached 200 (19.5 %)",
+                     "Free 784 (76.6 %)", "310.5 tokens/s", "900 tokens/s", "8,000",
+                     "chatcmpl-<b>x</b>", "1.2 s", "KV blocks: 1,024"):
+            expect(part in text, f"no {part!r} in {text!r}")
+        status = page.locator("#status-text").inner_text()
+        expect(status == "2 running, 1 waiting", status)
+        # A model that is gone leaves; null figures are a dash.
+        page.unroute("**/apus/engine")
+        other = {"models": [{"name": "other", "state": "loading"}]}
+        page.route("**/apus/engine", lambda route: route.fulfill(json=other))
+        page.get_by_role("heading", name="other").wait_for()
+        expect(page.locator("#engine-models .card").count() == 1, "the old model stays")
+
+
+@check
+def a_request_can_be_inspected(open_console):
+    with open_console() as console:
+        page = console.page
+        console.ask("Say one word.").get_by_role("button", name="Inspect").click()
+        detail = page.locator("#requests tr.detail:visible")
+        detail.wait_for()
+        ident = console.stored()[1]["id"]
+        text = detail.inner_text()
+        for part in (ident, "Queue", "Prefill", "Decode", "From the prefix cache", "/v1/chat/completions"):
+            expect(part in text, f"no {part!r} in {text!r}")
+        opened = page.locator("#requests button[aria-expanded=true]")
+        expect(opened.evaluate("e => e === document.activeElement"), "the focus is not at the request")
+        time.sleep(1.3)
+        expect(opened.evaluate("e => e === document.activeElement"), "an update moved the focus")
+        page.keyboard.press("Enter")
+        expect(page.locator("#requests tr.detail:visible").count() == 0, "the detail does not close")
+        page.locator("#requests tr.row td").nth(3).click()
+        expect(page.locator("#requests tr.detail:visible").count() == 1, "a click on the row does not open it")
+        page.get_by_label("Show").select_option("failed")
+        statuses = page.locator("#requests tr.row .state").all_inner_texts()
+        expect(all(int(s) >= 400 for s in statuses), f"failed only: {statuses}")
+        expect("Say one word" not in page.locator("#view-requests").inner_text(), "a prompt is shown")
+
+
+# MARK: the file
+
+
+@check
+def the_page_is_one_small_file_under_a_strict_policy(open_console):
+    with open_console() as console:
+        response = console.page.goto(console.url + "/")
+        text = response.text()
+        expect(len(text.encode()) <= MAXIMUM_BYTES, f"{len(text.encode())} bytes, at most {MAXIMUM_BYTES}")
+        expect(text.count("<script") == 1 and text.count("<style") == 1, "more than one script or style")
+        body = text.split("<script")[0].split("</style>")[1]
+        expect(not re.search(r"<[^>]+\s(?:on\w+|style)=", body), "an inline handler or style")
+        expect("innerHTML" not in text and "\r" not in text, "innerHTML or a carriage return")
+        allowed = response.headers.get("content-security-policy", "")
+        expect("default-src 'none'" in allowed and "unsafe" not in allowed, f"the policy is {allowed!r}")
+
+
+@check
+def screenshots_are_taken(open_console):
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    for scheme in ("dark", "light"):
+        for width, height in ((1280, 800), (390, 844)):
+            with open_console(viewport={"width": width, "height": height}, color_scheme=scheme) as console:
+                page = console.page
+                shot = lambda name: page.screenshot(path=SHOTS / f"{name}-{scheme}-{width}x{height}.png")
+                time.sleep(0.2)
+                shot("empty")
+                console.ask("Name three birds that nest in towers.")
+                shot("chat")
+                console.say("Write a Swift function that reverses the words of a sentence. Use markdown.")
+                console.settle()
+                time.sleep(0.2)
+                shot("code")
+                page.route("**/v1/chat/completions", lambda route: route.abort("failed"))
+                console.ask("And now?")
+                shot("error")
+                page.unroute("**/v1/chat/completions")
+                if width < 500:
+                    page.get_by_role("button", name="Settings").click()
+                    shot("settings")
+                    page.get_by_role("button", name="Settings").click()
+                time.sleep(0 if REAL else 4)
+                for view in ("engine", "requests"):
+                    page.goto(console.url + "/#" + view)
+                    time.sleep(1.2)
+                    if view == "requests":
+                        page.locator("#requests .row button").first.click()
+                    shot(view)
+                page.locator("#help").click()
+                shot("shortcuts")
+
+
+def main():
+    chosen = sys.argv[1:]
+    browser_path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    if not browser_path:
+        sys.exit("no Chromium found: install Debian's 'chromium' or set CHROMIUM to its path")
+    url = REAL or f"http://127.0.0.1:{mock.start().server_port}"
+    failures = 0
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
+
+        @contextlib.contextmanager
+        def open_console(url=url, **options):
+            console = Console(browser, url, **options)
+            yield console
+            console.close()
+
+        for function, scripted in checks:
+            name = function.__name__
+            if chosen and not any(part in name for part in chosen):
+                continue
+            if scripted and REAL:
+                print(f"skipped  {name.replace('_', ' ')} (needs scripted answers)")
+                continue
+            begun = time.monotonic()
+            try:
+                function(open_console)
+            except Exception:
+                failures += 1
+                lines = traceback.format_exc().splitlines()
+                ours = [k for k, line in enumerate(lines) if str(HERE) in line]
+                places = [lines[k] + lines[k + 1] for k in ours]
+                print(f"FAILED   {name.replace('_', ' ')}", *places, *lines[ours[-1] + 2:][-8:], sep="\n", flush=True)
+            else:
+                print(f"ok       {name.replace('_', ' ')} ({time.monotonic() - begun:.1f} s)", flush=True)
+        browser.close()
+    if failures:
+        sys.exit(f"{failures} checks failed")
+
+
+if __name__ == "__main__":
+    main()
