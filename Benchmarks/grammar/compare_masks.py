@@ -1,6 +1,7 @@
 """Compares masks written by the MaskComparison test with llguidance's, on the same vocabulary and texts.
 
-usage: compare_masks.py MASKS
+    APUS_GRAMMAR_MASKS=masks.txt APUS_MODELS=FOLDER swift test --filter MaskComparison
+    compare_masks.py masks.txt
 """
 import json
 import sys

@@ -1,6 +1,7 @@
 """Checks samples of constrained decoding with the jsonschema package.
 
-usage: validate.py SAMPLES   (lines of: schema, tab, text as a JSON string)
+    APUS_GRAMMAR_SAMPLES=samples.txt APUS_GRAMMAR_SCHEMAS=200 swift test --filter SchemaWalk
+    validate.py samples.txt      (lines of: schema, tab, text as a JSON string)
 """
 import json
 import sys

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The web page in headless Chromium: python console_test.py
+"""The web page in headless Chromium: Tests/console/check.py
 
 Without APUS_URL it starts mock.py and tests everything; with APUS_URL=http://127.0.0.1:PORT it drives the page of that
 running server (APUS_API_KEY if it asks for one) and prints the checks that need scripted answers as skipped. CHROMIUM

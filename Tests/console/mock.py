@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A stand-in for `apus serve` to develop and test the web page with: python mock.py [--port 8090] [--key KEY]
 
-It serves console.html beside it at `/` under the same content security policy as the server, and answers with scripted
+It serves the console's page at `/` under the same content security policy as the server, and answers with scripted
 texts. The last user message picks the script: a word of SCRIPTS or FAULTS in it, or else a short answer.
 """
 import argparse
@@ -19,7 +19,7 @@ from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-PAGE = Path(__file__).resolve().parent / "console.html"
+PAGE = Path(__file__).resolve().parents[2] / "Sources/ApusServer/Console/console.html"
 MODELS = {"smollm2-135m": 8192, "qwen2.5-coder-0.5b": 32768}
 KV_BLOCKS, BLOCK_TOKENS = 1024, 16
 
