@@ -33,7 +33,12 @@ import Testing
         // A pattern may ask for more characters than the first choice has.
         let closers = closing.filter { mask.contains(Int32($0)) }
         let isQuote = closers.first == UInt8(ascii: "\"")
-        let closer = isQuote || random.chance(50) ? closers.first : closers.randomElement(using: &random)
+        // Letters of the patterns come often, or `a.c` would hardly ever be met by chance.
+        let letters = closers.filter { "abc".utf8.contains($0) }
+        let closer =
+          isQuote || random.chance(30)
+          ? closers.first
+          : (random.chance(60) && !letters.isEmpty ? letters : closers).randomElement(using: &random)
         token = closer.map(Int32.init) ?? tokens.randomElement(using: &random)
       }
       guard let token, matcher.accept(token) else { return nil }
