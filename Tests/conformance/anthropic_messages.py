@@ -5,9 +5,7 @@ Every check says what it saw; the first failure ends the script with status 1. T
 model: the script waits up to two minutes for /v1/models. Without the client it prints SKIPPED and ends with status 0.
 """
 import json
-import os
 import sys
-import time
 import urllib.error
 import urllib.request
 
@@ -17,8 +15,8 @@ except ImportError as error:
     print(f"SKIPPED: anthropic_messages needs the Python package anthropic: {error}")
     sys.exit(0)
 
-BASE = os.environ.get("APUS_URL", "http://127.0.0.1:8080").rstrip("/")
-KEY = os.environ.get("APUS_API_KEY", "unused")
+from checks import BASE, check, expect, first_model, KEY, run
+
 client = anthropic.Anthropic(base_url=BASE, api_key=KEY, max_retries=0, timeout=120)
 QUESTION = [{"role": "user", "content": "Name three birds."}]
 WEATHER = {
@@ -28,17 +26,6 @@ WEATHER = {
         "type": "object", "properties": {"city": {"type": "string", "description": "the city's name"}},
         "required": ["city"]},
 }
-checks = []
-
-
-def check(function):
-    checks.append(function)
-    return function
-
-
-def expect(condition, message):
-    if not condition:
-        raise AssertionError(message)
 
 
 def fields(**options):
@@ -230,27 +217,5 @@ def broken_bodies_have_the_same_shape():
         expect(headers["request-id"] == error["request_id"], f"{headers['request-id']} / {text}")
 
 
-def wait_for_server():
-    """The name of the first model that writes text."""
-    deadline = time.time() + 120
-    while True:
-        try:
-            request = urllib.request.Request(BASE + "/v1/models", headers={"Authorization": f"Bearer {KEY}"})
-            with urllib.request.urlopen(request, timeout=10) as response:
-                return json.load(response)["data"][0]["id"]
-        except (OSError, IndexError, ValueError) as error:
-            if time.time() > deadline:
-                sys.exit(f"no server at {BASE}: {error}")
-            time.sleep(0.2)
-
-
-model = wait_for_server()
-for function in checks:
-    begun = time.time()
-    try:
-        function()
-    except (AssertionError, anthropic.AnthropicError, KeyError, IndexError, ValueError, TypeError, OSError) as error:
-        print(f"FAILED  {function.__name__.replace('_', ' ')}: {type(error).__name__}: {error}")
-        sys.exit(1)
-    print(f"ok      {function.__name__.replace('_', ' ')} ({time.time() - begun:.1f} s)", flush=True)
-print(f"{len(checks)} checks of anthropic {anthropic.__version__} against {BASE}, model {model}")
+model = first_model()
+run(f"anthropic {anthropic.__version__} against {BASE}, model {model}")

@@ -5,12 +5,8 @@ APUS_URL=http://127.0.0.1:PORT python langchain_openai_client.py
 Every check says what it saw; the first failure ends the script with status 1. With APUS_ENCODER embeddings are checked,
 too. The server may still be loading its model: the script waits up to two minutes for /v1/models.
 """
-import json
 import os
 import sys
-import time
-import urllib.error
-import urllib.request
 
 try:
     import langchain_openai
@@ -23,19 +19,7 @@ except ImportError as error:
     sys.exit(0)
 from typing import Literal
 
-BASE = os.environ.get("APUS_URL", "http://127.0.0.1:8080").rstrip("/")
-KEY = os.environ.get("APUS_API_KEY", "unused")
-checks = []
-
-
-def check(function):
-    checks.append(function)
-    return function
-
-
-def expect(condition, message):
-    if not condition:
-        raise AssertionError(message)
+from checks import BASE, check, expect, first_model, KEY, run
 
 
 def chat(**options):
@@ -135,26 +119,5 @@ def texts_are_embedded():
         expect(len(vectors) == 2 and len(vectors[0]) == len(embeddings.embed_query("a bird")), f"{len(vectors)}")
 
 
-def wait_for_server():
-    deadline = time.time() + 120
-    while True:
-        try:
-            request = urllib.request.Request(BASE + "/v1/models", headers={"Authorization": f"Bearer {KEY}"})
-            with urllib.request.urlopen(request, timeout=10) as response:
-                return os.environ.get("APUS_MODEL") or json.load(response)["data"][0]["id"]
-        except (urllib.error.URLError, OSError, IndexError) as error:
-            if time.time() > deadline:
-                sys.exit(f"no server at {BASE}: {error}")
-            time.sleep(0.2)
-
-
-model = wait_for_server()
-for function in checks:
-    begun = time.time()
-    try:
-        function()
-    except Exception as error:
-        print(f"FAILED  {function.__name__.replace('_', ' ')}: {type(error).__name__}: {error}")
-        sys.exit(1)
-    print(f"ok      {function.__name__.replace('_', ' ')} ({time.time() - begun:.1f} s)", flush=True)
-print(f"{len(checks)} checks of langchain-openai against {BASE}, model {model}")
+model = first_model()
+run(f"langchain-openai against {BASE}, model {model}")

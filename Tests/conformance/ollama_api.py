@@ -8,7 +8,6 @@ import datetime
 import importlib.metadata
 import json
 import math
-import os
 import sys
 import time
 import urllib.error
@@ -20,22 +19,11 @@ except ImportError as error:
     print(f"SKIPPED: ollama_api needs the Python package ollama: {error}")
     sys.exit(0)
 
-BASE = os.environ.get("APUS_URL", "http://127.0.0.1:8080").rstrip("/")
-KEY = os.environ.get("APUS_API_KEY", "unused")
+from checks import BASE, check, expect, KEY, run, wait_for
+
 client = ollama.Client(host=BASE, timeout=120, headers={"Authorization": f"Bearer {KEY}"})
 QUESTION = [{"role": "user", "content": "Name three birds."}]
 GREEDY = {"temperature": 0, "num_predict": 24}
-checks = []
-
-
-def check(function):
-    checks.append(function)
-    return function
-
-
-def expect(condition, message):
-    if not condition:
-        raise AssertionError(message)
 
 
 def get_weather(city: str) -> str:
@@ -236,25 +224,8 @@ def errors_are_the_clients_own():
         expect(isinstance(json.loads(text)["error"], str), text)
 
 
-def wait_for_server():
-    """The name of the first model that writes text."""
-    deadline = time.time() + 120
-    while True:
-        try:
-            return next(m.model for m in client.list().models if "completion" in client.show(m.model).capabilities)
-        except (OSError, StopIteration, ollama.ResponseError) as error:
-            if time.time() > deadline:
-                sys.exit(f"no server at {BASE}: {error}")
-            time.sleep(0.2)
-
-
-model = wait_for_server()
-for function in checks:
-    begun = time.time()
-    try:
-        function()
-    except (AssertionError, ollama.ResponseError, AttributeError, KeyError, ValueError, TypeError, OSError) as error:
-        print(f"FAILED  {function.__name__.replace('_', ' ')}: {type(error).__name__}: {error}")
-        sys.exit(1)
-    print(f"ok      {function.__name__.replace('_', ' ')} ({time.time() - begun:.1f} s)", flush=True)
-print(f"{len(checks)} checks of ollama {importlib.metadata.version('ollama')} against {BASE}, model {model}")
+# The first model that writes text.
+model = wait_for(
+    lambda: next(m.model for m in client.list().models if "completion" in client.show(m.model).capabilities),
+    (OSError, StopIteration, ollama.ResponseError))
+run(f"ollama {importlib.metadata.version('ollama')} against {BASE}, model {model}")

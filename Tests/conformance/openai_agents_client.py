@@ -6,12 +6,8 @@ Every check says what it saw; the first failure ends the script with status 1. T
 model: the script waits up to two minutes for /v1/models.
 """
 import asyncio
-import json
 import os
 import sys
-import time
-import urllib.error
-import urllib.request
 
 os.environ["OPENAI_AGENTS_DISABLE_TRACING"] = "1"
 try:
@@ -22,20 +18,9 @@ except ImportError as error:
     sys.exit(0)
 from typing import Literal
 
-BASE = os.environ.get("APUS_URL", "http://127.0.0.1:8080").rstrip("/")
-KEY = os.environ.get("APUS_API_KEY", "unused")
-checks = []
+from checks import BASE, check, expect, first_model, KEY, run
+
 calls = []
-
-
-def check(function):
-    checks.append(function)
-    return function
-
-
-def expect(condition, message):
-    if not condition:
-        raise AssertionError(message)
 
 
 @agents.function_tool
@@ -101,26 +86,5 @@ async def a_conversation_is_kept_by_the_server():
     expect(usage[1] > usage[0], f"{usage}")
 
 
-def wait_for_server():
-    deadline = time.time() + 120
-    while True:
-        try:
-            request = urllib.request.Request(BASE + "/v1/models", headers={"Authorization": f"Bearer {KEY}"})
-            with urllib.request.urlopen(request, timeout=10) as response:
-                return os.environ.get("APUS_MODEL") or json.load(response)["data"][0]["id"]
-        except (urllib.error.URLError, OSError, IndexError) as error:
-            if time.time() > deadline:
-                sys.exit(f"no server at {BASE}: {error}")
-            time.sleep(0.2)
-
-
-model = wait_for_server()
-for function in checks:
-    begun = time.time()
-    try:
-        asyncio.run(function())
-    except Exception as error:
-        print(f"FAILED  {function.__name__.replace('_', ' ')}: {type(error).__name__}: {error}")
-        sys.exit(1)
-    print(f"ok      {function.__name__.replace('_', ' ')} ({time.time() - begun:.1f} s)", flush=True)
-print(f"{len(checks)} checks of openai-agents against {BASE}, model {model}")
+model = first_model()
+run(f"openai-agents against {BASE}, model {model}", lambda function: asyncio.run(function()))

@@ -6,29 +6,16 @@ model: the script waits up to two minutes for /v1/models.
 """
 import http.client
 import json
-import os
-import sys
 import time
 import urllib.error
 import urllib.request
 
 import openai
 
-BASE = os.environ.get("APUS_URL", "http://127.0.0.1:8080").rstrip("/")
-client = openai.OpenAI(
-    base_url=BASE + "/v1", api_key=os.environ.get("APUS_API_KEY", "unused"), max_retries=0, timeout=120)
+from checks import BASE, check, expect, first_model, KEY, run
+
+client = openai.OpenAI(base_url=BASE + "/v1", api_key=KEY, max_retries=0, timeout=120)
 QUESTION = [{"role": "user", "content": "Name three birds."}]
-checks = []
-
-
-def check(function):
-    checks.append(function)
-    return function
-
-
-def expect(condition, message):
-    if not condition:
-        raise AssertionError(message)
 
 
 def chat(**options):
@@ -223,24 +210,5 @@ def a_client_that_hangs_up_does_not_stop_the_server():
     expect(time.time() - begun < 60, "the abandoned answer was finished first")
 
 
-def wait_for_server():
-    deadline = time.time() + 120
-    while True:
-        try:
-            return client.models.list().data[0].id
-        except (openai.APIConnectionError, openai.InternalServerError, IndexError) as error:
-            if time.time() > deadline:
-                sys.exit(f"no server at {BASE}: {error}")
-            time.sleep(0.2)
-
-
-model = wait_for_server()
-for function in checks:
-    begun = time.time()
-    try:
-        function()
-    except (AssertionError, openai.OpenAIError, KeyError, ValueError, TypeError, OSError) as error:
-        print(f"FAILED  {function.__name__.replace('_', ' ')}: {type(error).__name__}: {error}")
-        sys.exit(1)
-    print(f"ok      {function.__name__.replace('_', ' ')} ({time.time() - begun:.1f} s)", flush=True)
-print(f"{len(checks)} checks of openai {openai.__version__} against {BASE}, model {model}")
+model = first_model()
+run(f"openai {openai.__version__} against {BASE}, model {model}")

@@ -9,7 +9,6 @@ import json
 import os
 import struct
 import sys
-import time
 import urllib.request
 
 try:
@@ -18,20 +17,9 @@ except ImportError:
     print("SKIPPED: openai is not installed")
     sys.exit(0)
 
-BASE = os.environ.get("APUS_URL", "http://127.0.0.1:8080").rstrip("/")
-KEY = os.environ.get("APUS_API_KEY", "unused")
+from checks import BASE, check, expect, first_model, KEY, run
+
 client = openai.OpenAI(base_url=BASE + "/v1", api_key=KEY, max_retries=0, timeout=120)
-checks = []
-
-
-def check(function):
-    checks.append(function)
-    return function
-
-
-def expect(condition, message):
-    if not condition:
-        raise AssertionError(message)
 
 
 TEXTS = ["a bird that flies fast", "swifts are fast birds", "the tax return of a company"]
@@ -129,7 +117,7 @@ def documents_are_ranked_by_likeness():
 
 
 def encoder():
-    wait_for_server()
+    first_model()
     if name := os.environ.get("APUS_ENCODER"):
         return name
     for candidate in client.models.list().data:
@@ -142,25 +130,5 @@ def encoder():
     sys.exit(0)
 
 
-def wait_for_server():
-    deadline = time.time() + 120
-    while True:
-        try:
-            names = [m.id for m in client.models.list().data]
-            return os.environ.get("APUS_MODEL") or names[0]
-        except (openai.APIConnectionError, openai.InternalServerError, IndexError) as error:
-            if time.time() > deadline:
-                sys.exit(f"no server at {BASE}: {error}")
-            time.sleep(0.2)
-
-
 model = encoder()
-for function in checks:
-    begun = time.time()
-    try:
-        function()
-    except (AssertionError, openai.OpenAIError, KeyError, ValueError, TypeError, OSError) as error:
-        print(f"FAILED  {function.__name__.replace('_', ' ')}: {type(error).__name__}: {error}")
-        sys.exit(1)
-    print(f"ok      {function.__name__.replace('_', ' ')} ({time.time() - begun:.1f} s)", flush=True)
-print(f"{len(checks)} checks of embeddings with openai {openai.__version__} against {BASE}, model {model}")
+run(f"embeddings with openai {openai.__version__} against {BASE}, model {model}")

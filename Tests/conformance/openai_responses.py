@@ -5,9 +5,7 @@ APUS_URL=http://127.0.0.1:PORT python openai_responses.py
 Every check says what it saw; the first failure ends the script with status 1. The server may still be loading its
 model: the script waits up to two minutes for /v1/models.
 """
-import os
 import sys
-import time
 
 try:
     import openai
@@ -15,20 +13,9 @@ except ImportError:
     print("SKIPPED: openai is not installed")
     sys.exit(0)
 
-BASE = os.environ.get("APUS_URL", "http://127.0.0.1:8080").rstrip("/")
-KEY = os.environ.get("APUS_API_KEY", "unused")
+from checks import BASE, check, expect, first_model, KEY, run
+
 client = openai.OpenAI(base_url=BASE + "/v1", api_key=KEY, max_retries=0, timeout=120)
-checks = []
-
-
-def check(function):
-    checks.append(function)
-    return function
-
-
-def expect(condition, message):
-    if not condition:
-        raise AssertionError(message)
 
 
 TOOL = {"type": "function", "name": "get_weather", "description": "The weather in a city",
@@ -157,25 +144,5 @@ def unknown_responses_models_and_fields_are_named():
             raise AssertionError(f"{options} was accepted")
 
 
-def wait_for_server():
-    deadline = time.time() + 120
-    while True:
-        try:
-            names = [m.id for m in client.models.list().data]
-            return os.environ.get("APUS_MODEL") or names[0]
-        except (openai.APIConnectionError, openai.InternalServerError, IndexError) as error:
-            if time.time() > deadline:
-                sys.exit(f"no server at {BASE}: {error}")
-            time.sleep(0.2)
-
-
-model = wait_for_server()
-for function in checks:
-    begun = time.time()
-    try:
-        function()
-    except Exception as error:
-        print(f"FAILED  {function.__name__.replace('_', ' ')}: {type(error).__name__}: {error}")
-        sys.exit(1)
-    print(f"ok      {function.__name__.replace('_', ' ')} ({time.time() - begun:.1f} s)", flush=True)
-print(f"{len(checks)} checks of responses with openai {openai.__version__} against {BASE}, model {model}")
+model = first_model()
+run(f"responses with openai {openai.__version__} against {BASE}, model {model}")

@@ -11,15 +11,13 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
 
 if importlib.util.find_spec("schemathesis") is None:
     print("SKIPPED: schemathesis is not installed")
     sys.exit(0)
 
-BASE = os.environ.get("APUS_URL", "http://127.0.0.1:8080").rstrip("/")
+from checks import BASE, get, wait_for
+
 EXAMPLES = sys.argv[sys.argv.index("--max-examples") + 1] if "--max-examples" in sys.argv else "30"
 HOOKS = '''
 import schemathesis
@@ -103,19 +101,7 @@ def before_call(context, case, kwargs):
 '''
 
 
-def wait_for_server():
-    deadline = time.time() + 120
-    while True:
-        try:
-            with urllib.request.urlopen(BASE + "/openapi.json", timeout=10) as response:
-                return response.read()
-        except (urllib.error.URLError, OSError) as error:
-            if time.time() > deadline:
-                sys.exit(f"no server at {BASE}: {error}")
-            time.sleep(0.2)
-
-
-wait_for_server()
+wait_for(lambda: get("/openapi.json"))
 with tempfile.TemporaryDirectory() as directory:
     hooks = os.path.join(directory, "apus_schemathesis_hooks.py")
     with open(hooks, "w") as file:
