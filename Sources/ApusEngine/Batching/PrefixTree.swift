@@ -25,6 +25,8 @@ struct PrefixTree {
   private var clock: UInt64 = 0
   private var nextNode = 1
   private static let root = 0
+  /// Outdated entries of the queue that are not worth making it anew.
+  private static let spareEntries = 64
 
   /// Blocks that the tree holds.
   var blockCount: Int { nodes.count }
@@ -108,7 +110,14 @@ struct PrefixTree {
 
   private mutating func touch(_ id: Int) {
     nodes[id]!.lastUse = clock
-    if nodes[id]!.children == 0 { leaves.push(id, lastUse: clock) }
+    guard nodes[id]!.children == 0 else { return }
+    // Every use of a leaf leaves an outdated entry behind; without this they would pile up until something is evicted.
+    if leaves.count > 2 * nodes.count + Self.spareEntries {
+      leaves = LeafQueue()
+      for (leaf, node) in nodes where node.children == 0 { leaves.push(leaf, lastUse: node.lastUse) }
+    } else {
+      leaves.push(id, lastUse: clock)
+    }
   }
 
   private mutating func remove(_ id: Int, _ release: (Int32) -> Void) {
@@ -157,6 +166,8 @@ struct BlockName: Hashable, Sendable {
 /// A binary heap of leaves, the least recently used first.
 private struct LeafQueue {
   private var heap: [(id: Int, lastUse: UInt64)] = []
+
+  var count: Int { heap.count }
 
   func contains(_ id: Int, lastUse: UInt64) -> Bool { heap.contains { $0.id == id && $0.lastUse == lastUse } }
 
