@@ -17,10 +17,7 @@ public final class Embedder {
   /// `maximumTokens` cuts longer texts; nil is the model's context. Throws
   /// ``GenerationError/wrongKindOfModel(model:architecture:expected:)`` for a model that makes no embeddings.
   public init(_ model: LoadedModel, _ options: RunnerOptions = .init(), maximumTokens: Int? = nil) throws {
-    guard model.isEncoder else {
-      throw GenerationError.wrongKindOfModel(
-        model: model.name, architecture: model.architecture, expected: "an encoder, such as minilm-l6")
-    }
+    try model.requireEncoder()
     if let maximumTokens, maximumTokens < 2 {
       throw GenerationError.invalidOption(
         name: "max_tokens", value: "\(maximumTokens)",

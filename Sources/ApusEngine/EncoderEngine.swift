@@ -11,10 +11,7 @@ public final class EncoderEngine: EmbeddingEngine {
 
   /// Throws ``GenerationError/wrongKindOfModel(model:architecture:expected:)`` for a model that makes no embeddings.
   public init(_ model: LoadedModel, _ options: RunnerOptions = .init()) async throws {
-    guard model.isEncoder else {
-      throw GenerationError.wrongKindOfModel(
-        model: model.name, architecture: model.architecture, expected: "an encoder, such as minilm-l6")
-    }
+    try model.requireEncoder()
     name = model.name
     contextLength = model.contextLength
     dimensions = model.config.dim

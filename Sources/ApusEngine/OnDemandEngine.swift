@@ -14,12 +14,8 @@ public final class OnDemandEngine: TextEngine {
     var past = EngineStats()
   }
 
-  public let name: String
   public let contextLength: Int
-  public let tokenizer: any Tokenizer
-  private let model: LoadedModel
-  private let trie: SharedTrie
-  private let formatter: ChatFormatter?
+  private let served: ServedModel
   private let runnerOptions: RunnerOptions
   private let options: BatchOptions
   private let idleAfter: Duration?
@@ -30,19 +26,11 @@ public final class OnDemandEngine: TextEngine {
     _ model: LoadedModel, _ runnerOptions: RunnerOptions = .init(), _ options: BatchOptions = .init(),
     idleAfter: Duration? = nil
   ) throws {
-    if model.isEncoder {
-      throw GenerationError.wrongKindOfModel(
-        model: model.name, architecture: model.architecture, expected: "a text generator, not an encoder")
-    }
-    self.model = model
+    served = try ServedModel(model)
     self.runnerOptions = runnerOptions
     self.options = options
     self.idleAfter = idleAfter
-    name = model.name
-    contextLength = runnerOptions.contextLength ?? min(model.contextLength, 4096)
-    tokenizer = model.tokenizer
-    trie = SharedTrie(model.tokenizer)
-    formatter = model.chatTemplate == nil ? nil : try ChatFormatter(model)
+    contextLength = served.contextLength(runnerOptions)
   }
 
   public var isLoaded: Bool { state.withLock { $0.engine != nil } }
@@ -54,15 +42,12 @@ public final class OnDemandEngine: TextEngine {
     }
   }
 
-  public var chatTemplate: ChatTemplate? { model.chatTemplate }
-  public var vocabulary: VocabularyTrie { trie.value }
+  public var name: String { served.model.name }
+  public var tokenizer: any Tokenizer { served.model.tokenizer }
+  public var chatTemplate: ChatTemplate? { served.model.chatTemplate }
+  public var vocabulary: VocabularyTrie { served.vocabulary }
 
-  public func tokens(of prompt: Prompt) throws -> [Int32] {
-    if case .chat(let messages, let tools) = prompt, let formatter {
-      return try formatter.tokens(messages: messages, tools: tools)
-    }
-    return try model.tokens(of: prompt)
-  }
+  public func tokens(of prompt: Prompt) throws -> [Int32] { try served.tokens(of: prompt) }
 
   public func answer(_ prompt: Prompt, _ options: GenerationOptions, for origin: RequestOrigin) async throws
     -> AnswerStream
@@ -93,7 +78,7 @@ public final class OnDemandEngine: TextEngine {
       if state.isStopped { throw GenerationError.stopped }
       if let engine = state.engine { return Task { engine } }
       if let loading = state.loading { return loading }
-      let task = Task { [model, runnerOptions, options] in try await BatchEngine(model, runnerOptions, options) }
+      let task = Task { [served, runnerOptions, options] in try await BatchEngine(served, runnerOptions, options) }
       state.loading = task
       return task
     }

@@ -26,10 +26,7 @@ public final class TextGenerator {
   /// Makes a runner for the model. Throws ``GenerationError/wrongKindOfModel(model:architecture:expected:)`` for an
   /// encoder.
   public convenience init(_ model: LoadedModel, _ options: RunnerOptions = .init()) throws {
-    if model.isEncoder {
-      throw GenerationError.wrongKindOfModel(
-        model: model.name, architecture: model.architecture, expected: "a text generator, not an encoder")
-    }
+    try model.requireGenerator()
     self.init(
       runner: try ModelRunner(model, options), tokenizer: model.tokenizer, vocabularySize: model.vocabularySize)
   }

@@ -57,7 +57,7 @@ struct AnswerParts: Sendable {
       return .text(delta, takeReports())
     case .callBegan(let index, let name):
       hasCalls = true
-      return .callBegan(index: index, id: Self.newCallID(), name: name)
+      return .callBegan(index: index, id: RandomID.make("call_"), name: name)
     case .arguments(let index, let json): return .callArguments(index: index, json: json)
     case .callEnded(let index): return .callEnded(index: index)
     }
@@ -75,11 +75,5 @@ struct AnswerParts: Sendable {
     case .length: .length
     case .cancelled: .cancelled
     }
-  }
-
-  /// `call_` and 24 letters and digits: 124 random bits.
-  private static func newCallID() -> String {
-    let alphabet = Array("0123456789abcdefghijklmnopqrstuvwxyz")
-    return "call_" + String((0..<24).map { _ in alphabet.randomElement()! })
   }
 }

@@ -55,13 +55,8 @@ public enum EngineError: Error, Equatable, CustomStringConvertible {
 /// for try await event in answer.events { … }
 /// ```
 public final class BatchEngine: TextEngine {
-  public let name: String
   public let contextLength: Int
-  public let tokenizer: any Tokenizer
-  private let model: LoadedModel
-  private let trie: SharedTrie
-  /// Nil for a model without a template.
-  private let formatter: ChatFormatter?
+  private let served: ServedModel
   private let options: BatchOptions
   private let inbox = Inbox()
   private let published = Mutex(EngineStats())
@@ -71,23 +66,19 @@ public final class BatchEngine: TextEngine {
   public static let defaultPoolBytes = 1 << 30
 
   /// Makes the runner on the engine's thread and waits for it. Throws what `ModelRunner.init` throws.
-  public init(_ model: LoadedModel, _ runnerOptions: RunnerOptions = .init(), _ options: BatchOptions = .init())
-    async throws
-  {
-    if model.isEncoder {
-      throw GenerationError.wrongKindOfModel(
-        model: model.name, architecture: model.architecture, expected: "a text generator, not an encoder")
-    }
-    self.model = model
+  public convenience init(
+    _ model: LoadedModel, _ runnerOptions: RunnerOptions = .init(), _ options: BatchOptions = .init()
+  ) async throws {
+    try await self.init(ServedModel(model), runnerOptions, options)
+  }
+
+  init(_ served: ServedModel, _ runnerOptions: RunnerOptions, _ options: BatchOptions) async throws {
+    self.served = served
     self.options = options
-    name = model.name
-    tokenizer = model.tokenizer
-    trie = SharedTrie(model.tokenizer)
-    formatter = model.chatTemplate == nil ? nil : try ChatFormatter(model)
     var runnerOptions = runnerOptions
     runnerOptions.maxSequences = options.maxRunning
     runnerOptions.kvPoolBytes = runnerOptions.kvPoolBytes ?? Self.defaultPoolBytes
-    contextLength = runnerOptions.contextLength ?? min(model.contextLength, 4096)
+    contextLength = served.contextLength(runnerOptions)
     try await start(runnerOptions)
   }
 
@@ -98,15 +89,13 @@ public final class BatchEngine: TextEngine {
 
   public var stats: EngineStats { published.withLock { $0 } }
 
+  public var name: String { model.name }
+  public var tokenizer: any Tokenizer { model.tokenizer }
   public var chatTemplate: ChatTemplate? { model.chatTemplate }
-  public var vocabulary: VocabularyTrie { trie.value }
+  public var vocabulary: VocabularyTrie { served.vocabulary }
+  private var model: LoadedModel { served.model }
 
-  public func tokens(of prompt: Prompt) throws -> [Int32] {
-    if case .chat(let messages, let tools) = prompt, let formatter {
-      return try formatter.tokens(messages: messages, tools: tools)
-    }
-    return try model.tokens(of: prompt)
-  }
+  public func tokens(of prompt: Prompt) throws -> [Int32] { try served.tokens(of: prompt) }
 
   // MARK: requests
 
@@ -234,6 +223,9 @@ public final class BatchEngine: TextEngine {
         }
       }
       canGoOn = scheduler.step()
+      #if DEBUG
+        if !canGoOn { scheduler.checkInvariants() }
+      #endif
       if !canGoOn || published.duration(to: .now).inSeconds > publishInterval {
         publish(scheduler.snapshot())
         published = .now

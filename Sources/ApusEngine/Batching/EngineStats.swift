@@ -26,8 +26,6 @@ public struct EngineStats: Sendable {
   public var blocks = 0
   public var blocksUsed = 0
   public var blocksCached = 0
-  /// Bytes of a block.
-  public var blockBytes = 0
 
   // Since the start.
   public var steps = 0
@@ -86,8 +84,6 @@ public struct AnswerRecord: Sendable {
   public var queueTime: Double
   public var timeToFirstToken: Double?
   public var totalTime: Double
-  /// Seconds of the engine's clock.
-  public var ended: Double
 }
 
 /// Counts seconds in fixed buckets, as Prometheus does: bucket i counts values ≤ `bounds[i]`, cumulatively when written.

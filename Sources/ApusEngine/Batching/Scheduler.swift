@@ -34,7 +34,6 @@ final class Scheduler {
     self.clock = clock
     pace = PrefillPace(latencyFactor: options.latencyFactor, longest: runner.options.maxBatchTokens)
     stats.blocks = kv.pool.count
-    stats.blockBytes = kv.blockBytes
   }
 
   // MARK: requests
@@ -74,14 +73,6 @@ final class Scheduler {
     start(s)
     running.append(s)
     return true
-  }
-
-  /// Ends every sequence with an error.
-  func failAll(_ error: any Error) {
-    for s in running { fail(s, error) }
-    for s in waiting { s.channel.finish(.failure(error)) }
-    running.removeAll()
-    waiting.removeAll()
   }
 
   // MARK: the loop
@@ -333,7 +324,7 @@ final class Scheduler {
       AnswerRecord(
         id: s.id, finishReason: reason.rawValue, promptTokens: s.promptTokens, cachedTokens: s.cached,
         completionTokens: s.answer.tokens.count, queueTime: (s.admitted ?? now) - s.submitted,
-        timeToFirstToken: s.firstTokenAt.map { $0 - s.submitted }, totalTime: now - s.submitted, ended: now), at: 0)
+        timeToFirstToken: s.firstTokenAt.map { $0 - s.submitted }, totalTime: now - s.submitted), at: 0)
     if stats.recent.count > EngineStats.recentCount { stats.recent.removeLast() }
   }
 

@@ -29,7 +29,7 @@ struct MessagesRoutes: Sendable {
     try parsed.requireSupported()
     parsed.options.grammar = try parsed.format.grammar(for: engine, path: "output_config.format.schema")
     let writer = MessagesWriter(
-      id: AnswerName.random(prefix: "msg_"), model: engine.name, stops: parsed.options.stop,
+      id: RandomID.make("msg_"), model: engine.name, stops: parsed.options.stop,
       allowsParallelCalls: parsed.prompt.allowsParallelCalls)
     let parts = AnswerParts(of: engine, tools: parsed.prompt.tools)
     let origin = RequestOrigin(
@@ -97,14 +97,5 @@ extension MessagesRequest {
     case .any: throw OpenAIError.invalid("tool_choice.type", seen: "'any'", expected: "'auto' or 'none'")
     case .tool: throw OpenAIError.invalid("tool_choice.type", seen: "'tool'", expected: "'auto' or 'none'")
     }
-  }
-}
-
-/// Names of answers.
-enum AnswerName {
-  /// A prefix and 24 letters and digits: 124 random bits.
-  static func random(prefix: String) -> String {
-    let alphabet = Array("0123456789abcdefghijklmnopqrstuvwxyz")
-    return prefix + String((0..<24).map { _ in alphabet[Int.random(in: alphabet.indices)] })
   }
 }

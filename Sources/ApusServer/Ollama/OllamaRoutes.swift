@@ -52,7 +52,7 @@ struct OllamaRoutes: Sendable {
     if case .chat(_, let offered) = prompt { tools = offered }
     let parts = AnswerParts(of: engine, tools: tools)
     let origin = RequestOrigin(
-      id: AnswerName.random(prefix: "ollama-"), principal: context.principal,
+      id: RandomID.make("ollama-"), principal: context.principal,
       namespace: state.namespace(of: context.principal, salt: nil))
     return try await context.untilDisconnected {
       let answer = try await answer(prompt, parsed, engine, origin)

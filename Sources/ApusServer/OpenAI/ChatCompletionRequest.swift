@@ -25,10 +25,7 @@ struct ChatCompletionRequest: Sendable {
   /// Throws ``OpenAIError`` that names the field. `randomSeed` is used when the request has none.
   init(body: [UInt8], randomSeed: @autoclosure () -> UInt64) throws {
     let body = try RequestReader(body: body)
-    guard let model = try body.string("model") else {
-      throw OpenAIError.missing("model", expected: "the name of a loaded model")
-    }
-    self.model = model
+    model = try body.modelName()
     messages = try Self.messages(body)
     tools = try body.chatTools()
     if let choice = body.value("tool_choice") {
@@ -93,24 +90,10 @@ struct ChatCompletionRequest: Sendable {
   }
 
   private static func options(_ body: RequestReader, randomSeed: UInt64) throws -> GenerationOptions {
-    var sampling = SamplingOptions()
-    sampling.temperature = try body.number("temperature", 0...2) ?? 1
-    sampling.topP = try body.number("top_p", 0...1) ?? 1
-    // OpenAI allows 0, which leaves the most probable token.
-    if sampling.topP == 0 { sampling.topP = .leastNonzeroMagnitude }
-    sampling.topK = try body.integer("top_k", 1...Int.max)
-    sampling.minP = try body.number("min_p", 0...1) ?? 0
-    sampling.typicalP = try body.number("typical_p", 1e-6...1) ?? 1
-    sampling.presencePenalty = try body.number("presence_penalty", -2...2) ?? 0
-    sampling.frequencyPenalty = try body.number("frequency_penalty", -2...2) ?? 0
-    sampling.repetitionPenalty = try body.number("repetition_penalty", 0.01...100) ?? 1
-    sampling.logitBias = try logitBias(body)
-    sampling.seed = try body.integer("seed", Int.min...Int.max).map { UInt64(bitPattern: Int64($0)) } ?? randomSeed
-
-    var options = GenerationOptions(sampling: sampling)
+    var options = GenerationOptions(sampling: try body.samplingOptions(randomSeed: randomSeed))
     options.maxTokens =
       try body.integer("max_completion_tokens", 0...Int.max) ?? body.integer("max_tokens", 0...Int.max)
-    options.stop = try stops(body)
+    options.stop = try body.stopStrings()
     options.ignoreEOS = try body.bool("ignore_eos") ?? false
     let top = try body.integer("top_logprobs", 0...20)
     if try body.bool("logprobs") ?? false {
@@ -120,41 +103,6 @@ struct ChatCompletionRequest: Sendable {
     }
     return options
   }
-
-  private static func logitBias(_ body: RequestReader) throws -> [Int32: Float] {
-    guard let value = body.value("logit_bias") else { return [:] }
-    let map = try RequestReader(value, path: "logit_bias")
-    var biases: [Int32: Float] = [:]
-    for (key, value) in zip(map.fields.keys, map.fields.values) {
-      guard case .string(let name) = key, let token = Int32(name), token >= 0 else {
-        throw OpenAIError.invalid("logit_bias", seen: "the key \(key.brief)", expected: "token ids as keys")
-      }
-      guard let bias = value.number, (-100...100).contains(bias) else {
-        throw map.invalid(name, value, expected: "a number from -100 to 100")
-      }
-      biases[token] = Float(bias)
-    }
-    return biases
-  }
-
-  private static func stops(_ body: RequestReader) throws -> [String] {
-    guard let value = body.value("stop") else { return [] }
-    let expected = "a string, or an array of at most \(maximumStops) strings"
-    switch value {
-    case .string(let text): return [text]
-    case .list(let items) where items.count <= maximumStops:
-      return try items.enumerated().map { index, item in
-        guard case .string(let text) = item else {
-          throw OpenAIError.invalid("stop.\(index)", seen: item.brief, expected: "a string")
-        }
-        return text
-      }
-    default: throw body.invalid("stop", value, expected: expected)
-    }
-  }
-
-  /// Four at OpenAI; clients of open models send more.
-  private static let maximumStops = 64
 
   // MARK: messages
 

@@ -48,7 +48,7 @@ struct ChatRoutes: Sendable {
       try parsed.guide.map { TokenGrammar($0, vocabulary: engine.vocabulary) }
       ?? parsed.format.grammar(for: engine, path: "response_format.json_schema.schema")
     let (options, prompt) = (parsed.options, Prompt.chat(messages: parsed.messages, tools: parsed.tools))
-    let id = Self.newID()
+    let id = RandomID.make("chatcmpl-")
     let origin = RequestOrigin(
       id: id, principal: context.principal,
       namespace: state.namespace(of: context.principal, salt: parsed.cacheSalt))
@@ -94,11 +94,5 @@ struct ChatRoutes: Sendable {
       }
       try await body.write(ByteBuffer(bytes: ServerSentEvents.done))
     }
-  }
-
-  /// `chatcmpl-` and 24 letters and digits: 124 random bits, with room for an affinity key in front.
-  private static func newID() -> String {
-    let alphabet = Array("0123456789abcdefghijklmnopqrstuvwxyz")
-    return "chatcmpl-" + String((0..<24).map { _ in alphabet.randomElement()! })
   }
 }

@@ -72,7 +72,7 @@ struct ResponseRoutes: Sendable {
     }
   }
 
-  /// What can only be kept by constraining the model's choice of tokens, which engines do not do.
+  /// What needs a grammar of the model's calls, which there is not yet.
   private static func refuseConstraints(_ request: ResponseRequest) throws {
     switch request.toolChoice {
     case .auto, .none: break
