@@ -40,6 +40,7 @@ let package = Package(
     .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
     .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
     .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.1"),
+    .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
     .package(url: "https://github.com/swift-server/async-http-client", from: "1.37.0"),
     .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
     .package(url: "https://github.com/swiftlang/swift-docc-plugin", from: "1.5.0"),
@@ -52,7 +53,7 @@ let package = Package(
       name: "ApusKernels", dependencies: ["CSIMD", "KernelInterface"] + levels.map { .byName(name: $0.name) }),
     .target(name: "ApusCompute", dependencies: ["ApusKernels"]),
     .target(name: "ApusText"),
-    .target(name: "ApusTools"),
+    .target(name: "ApusTools", dependencies: ["ApusText"]),
     .target(
       name: "ApusLoad",
       dependencies: [
@@ -95,6 +96,7 @@ let package = Package(
         .product(name: "NIOSSL", package: "swift-nio-ssl"),
         .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
         .product(name: "UnixSignals", package: "swift-service-lifecycle"),
+        .product(name: "Yams", package: "Yams"),
       ],
       resources: [.embedInCode("Console/console.html")]),
     .executableTarget(

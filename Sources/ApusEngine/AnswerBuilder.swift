@@ -17,6 +17,8 @@ public struct AnswerBuilder: Sendable {
   public private(set) var text = ""
   /// Set when the answer has ended.
   public private(set) var finishReason: FinishReason?
+  /// The stop string that came.
+  public private(set) var stop: String?
 
   private let tokenizer: any Tokenizer
   private let maxTokens: Int
@@ -46,7 +48,7 @@ public struct AnswerBuilder: Sendable {
     let step = stops.append(detokenizer.append(token))
     text += step.text
     if step.stop != nil {
-      finishReason = .stopSequence
+      (finishReason, stop) = (.stopSequence, step.stop)
     } else if tokens.count >= maxTokens {
       finishReason = .length
     }
@@ -65,7 +67,7 @@ public struct AnswerBuilder: Sendable {
     // The last half character may complete a stop string, or what was held may end in a shorter one.
     let last = stops.append(detokenizer.flush())
     let held = stops.flush()
-    if last.stop != nil || held.stop != nil { finishReason = .stopSequence }
+    if let stop = last.stop ?? held.stop { (finishReason, self.stop) = (.stopSequence, stop) }
     let tail = last.text + held.text
     text += tail
     return tail

@@ -107,11 +107,13 @@ public struct Generation: Sendable, Equatable {
   /// The text that no token's delta carried: what the detokeniser or the stop matcher still held at the end.
   public var tail: String
   public var finishReason: FinishReason
+  /// The stop string that ended the answer, if one did.
+  public var stop: String?
   public var timings: Timings
 
   public init(
     promptTokens: Int, cachedTokens: Int = 0, tokens: [Int32], text: String, tail: String, finishReason: FinishReason,
-    timings: Timings
+    stop: String? = nil, timings: Timings
   ) {
     self.promptTokens = promptTokens
     self.cachedTokens = cachedTokens
@@ -119,6 +121,7 @@ public struct Generation: Sendable, Equatable {
     self.text = text
     self.tail = tail
     self.finishReason = finishReason
+    self.stop = stop
     self.timings = timings
   }
 }

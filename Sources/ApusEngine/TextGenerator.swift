@@ -117,7 +117,7 @@ public final class TextGenerator {
     let tail = answer.flush()
     let generation = Generation(
       promptTokens: promptTokens, cachedTokens: reused, tokens: answer.tokens, text: answer.text, tail: tail,
-      finishReason: answer.finishReason ?? .length,
+      finishReason: answer.finishReason ?? .length, stop: answer.stop,
       timings: .init(
         prefill: (start.duration(to: firstTokenAt ?? end)).inSeconds,
         decode: (firstTokenAt ?? end).duration(to: end).inSeconds,

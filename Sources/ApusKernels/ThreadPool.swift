@@ -14,9 +14,9 @@ import Synchronization
 /// runs for milliseconds starves nobody's tasks. Between two runs a thread spins for at most 20 µs and then parks in a
 /// futex.
 ///
-/// `run` returns when every thread has finished. `parallelFor` gives out pieces of work and waits only for the threads that
-/// took one: a thread that the system has put aside is never waited for, its share is done by the others. Two outside threads that call `run` at once take turns; a `run` from
-/// inside a `run` is done by the calling thread alone.
+/// `run` returns when every thread has finished. `parallelFor` waits only for the threads that took a piece: a thread that
+/// the system has put aside is never waited for, its share is done by the others. Two outside threads that call `run` at
+/// once take turns; a `run` from inside a `run` is done by the calling thread alone.
 public final class ThreadPool: Sendable {
   /// How many threads a run has, the caller included.
   public let threads: Int
@@ -51,12 +51,15 @@ public final class ThreadPool: Sendable {
     } else if team.currentThread() != nil {
       for thread in 0..<threads { body(thread) }
     } else {
-      team.run(needsAll: true, body)
+      team.run(needsAll: true, body: body)
     }
   }
 
-  /// Calls `body(range, thread)` for consecutive ranges of at most `grain` items that together are `0 ..< items`; threads
-  /// that are quick take more of them. Which thread gets which range is not defined.
+  /// Calls `body(range, thread)` for ranges of at most `grain` items that together are `0 ..< items`, which is less than
+  /// 2³¹. Which thread gets which range is not defined.
+  ///
+  /// Each thread walks through a share of its own from the front, so that what it reads is one stream that it can prefetch;
+  /// one that has finished takes half of what another has left.
   public func parallelFor(items: Int, grain: Int, _ body: (_ range: Range<Int>, _ thread: Int) -> Void) {
     precondition(grain > 0, "grain must be positive, not \(grain)")
     if items <= 0 { return }
@@ -71,14 +74,17 @@ public final class ThreadPool: Sendable {
       }
       return
     }
-    let counter = team.counter
-    counter.pointee.store(0, ordering: .relaxed)
-    team.run(needsAll: false) { thread in
-      while true {
-        let first = counter.pointee.add(grain, ordering: .relaxed).oldValue
-        if first >= items { return }
-        body(first..<min(first + grain, items), thread)
+    let (team, threads) = (team, threads)
+    team.run(needsAll: false) {
+      // In whole grains, so that a range is the same whoever takes it.
+      let grains = (items + grain - 1) / grain
+      for thread in 0..<threads {
+        team.share(thread).set(grains * thread / threads * grain..<min(grains * (thread + 1) / threads * grain, items))
       }
+    } body: { thread in
+      repeat {
+        while let range = team.share(thread).take(grain) { body(range, thread) }
+      } while team.steal(for: thread, of: threads, grain: grain)
     }
   }
 
@@ -109,15 +115,13 @@ private final class Team: @unchecked Sendable {
   private var callerParked: UnsafeMutablePointer<Atomic<UInt32>> { line(3) }
   /// 1 when the workers shall return.
   private var stopping: UnsafeMutablePointer<Atomic<UInt32>> { line(4) }
-  /// The next item of a `parallelFor`.
-  var counter: UnsafeMutablePointer<Atomic<Int>> { line(5) }
   /// The outside thread that runs now, or 0.
-  private var caller: UnsafeMutablePointer<Atomic<UInt>> { line(6) }
+  private var caller: UnsafeMutablePointer<Atomic<UInt>> { line(5) }
   /// Workers that have finished this run.
-  private var finished: UnsafeMutablePointer<Atomic<UInt32>> { line(7) }
+  private var finished: UnsafeMutablePointer<Atomic<UInt32>> { line(6) }
   /// Changes whenever a worker has left a run; the caller parks on it.
-  private var left: UnsafeMutablePointer<Atomic<UInt32>> { line(8) }
-  private static let lines = 9
+  private var left: UnsafeMutablePointer<Atomic<UInt32>> { line(7) }
+  private static let lines = 8
 
   /// The low half counts the workers inside a run, with `open` on top while more may join; the high half is the run's
   /// epoch, so that a worker that comes late cannot slip into the next run twice.
@@ -128,6 +132,8 @@ private final class Team: @unchecked Sendable {
     static func inside(_ gate: UInt64) -> UInt64 { gate & (open - 1) }
   }
 
+  /// What each thread has left of a `parallelFor`.
+  func share(_ thread: Int) -> Share { Share(bounds: line(Team.lines + 2 * thread)) }
   let scratch: UnsafeMutableRawPointer
   private let job: UnsafeMutablePointer<((Int) -> Void)?>
   private let handles: UnsafeMutablePointer<pthread_t?>
@@ -137,8 +143,9 @@ private final class Team: @unchecked Sendable {
 
   init(threads: Int) {
     wanted = threads
-    memory = .allocate(byteCount: Team.lines * 64, alignment: 64)
-    memory.initializeMemory(as: UInt8.self, repeating: 0, count: Team.lines * 64)
+    let bytes = (Team.lines + 2 * threads) * 64
+    memory = .allocate(byteCount: bytes, alignment: 64)
+    memory.initializeMemory(as: UInt8.self, repeating: 0, count: bytes)
     scratch = .allocate(byteCount: threads * KernelTable.scratchBytes, alignment: 64)
     job = .allocate(capacity: 1)
     job.initialize(to: nil)
@@ -197,9 +204,23 @@ private final class Team: @unchecked Sendable {
     return nil
   }
 
+  /// Moves half of another thread's share, or its last grain, to the thread's own; false if there is nothing left.
+  func steal(for thread: Int, of threads: Int, grain: Int) -> Bool {
+    for step in 1..<threads {
+      let victim = (thread + step) % threads
+      if let range = share(victim).split(grain) {
+        share(thread).set(range)
+        return true
+      }
+    }
+    return false
+  }
+
   /// Calls `body` on the calling thread, and on every worker that joins before it returns (all of them if `needsAll`).
-  func run(needsAll: Bool, _ body: (Int) -> Void) {
+  /// `prepare` runs before any of them.
+  func run(needsAll: Bool, prepare: () -> Void = {}, body: (Int) -> Void) {
     turn.withLock { _ in
+      prepare()
       caller.pointee.store(identity(pthread_self()), ordering: .relaxed)
       withoutActuallyEscaping(body) { escaping in
         job.pointee = escaping
@@ -302,6 +323,48 @@ private final class Team: @unchecked Sendable {
     #else
       UInt(bitPattern: thread)
     #endif
+  }
+}
+
+/// The items that a thread has left.
+private struct Share {
+  /// The first item in the high half, the end in the low half.
+  let bounds: UnsafeMutablePointer<Atomic<UInt64>>
+
+  private static func packed(_ first: UInt64, _ end: UInt64) -> UInt64 { first << 32 | end }
+  private static func first(_ bounds: UInt64) -> UInt64 { bounds >> 32 }
+  private static func end(_ bounds: UInt64) -> UInt64 { bounds & 0xFFFF_FFFF }
+
+  /// Only while nobody else takes of it: it is empty, or no run has begun.
+  func set(_ items: Range<Int>) {
+    bounds.pointee.store(Share.packed(UInt64(items.lowerBound), UInt64(items.upperBound)), ordering: .releasing)
+  }
+
+  /// Up to `count` items from the front.
+  func take(_ count: Int) -> Range<Int>? {
+    var seen = bounds.pointee.load(ordering: .relaxed)
+    while Share.first(seen) < Share.end(seen) {
+      let next = min(Share.first(seen) + UInt64(count), Share.end(seen))
+      let (exchanged, original) = bounds.pointee.compareExchange(
+        expected: seen, desired: Share.packed(next, Share.end(seen)), ordering: .acquiringAndReleasing)
+      if exchanged { return Int(Share.first(seen))..<Int(next) }
+      seen = original
+    }
+    return nil
+  }
+
+  /// The back half in whole grains, or all if it is no more than one.
+  func split(_ grain: Int) -> Range<Int>? {
+    var seen = bounds.pointee.load(ordering: .relaxed)
+    while Share.first(seen) < Share.end(seen) {
+      let grains = (Share.end(seen) - Share.first(seen) + UInt64(grain) - 1) / UInt64(grain)
+      let middle = Share.first(seen) + grains / 2 * UInt64(grain)
+      let (exchanged, original) = bounds.pointee.compareExchange(
+        expected: seen, desired: Share.packed(Share.first(seen), middle), ordering: .acquiringAndReleasing)
+      if exchanged { return Int(middle)..<Int(Share.end(seen)) }
+      seen = original
+    }
+    return nil
   }
 }
 

@@ -38,6 +38,8 @@ struct AnswerEnd: Sendable, Equatable {
   }
 
   var reason: Reason
+  /// The stop string that came.
+  var stopSequence: String?
   /// The whole text for the reader.
   var text: String
   var promptTokens: Int

@@ -1,22 +1,25 @@
 import ApusEngine
 import ApusTools
 
-extension TextEngine {
-  /// How the model writes calls, as its chat template shows; nil if it was not trained to.
-  var toolCallDialect: ToolCallDialect? { chatTemplate.flatMap { ToolCallDialect.detect(template: $0.source) } }
-}
-
 /// Turns an engine's events into what a client is told: text and tool calls apart. A state machine without I/O, the same
 /// under every dialect.
 struct AnswerParts: Sendable {
   private var calls: ToolCallParser?
+  private let allowsParallelCalls: Bool
   private var hasCalls = false
   private var text = ""
   /// Reports of tokens whose text has not been told yet.
   private var reports: [TokenReport] = []
 
-  /// `tools` nil takes everything for text.
-  init(tools: ToolCallParser?) { calls = tools }
+  /// `tools` nil takes everything for text. Without parallel calls those after the first are left out.
+  init(tools: ToolCallParser?, allowsParallelCalls: Bool = true) {
+    calls = tools
+    self.allowsParallelCalls = allowsParallelCalls
+  }
+
+  init(of engine: any TextEngine, tools: AnswerTools) {
+    self.init(tools: tools.parser(for: engine), allowsParallelCalls: tools.allowsParallelCalls)
+  }
 
   /// The parts that an event causes, in order.
   mutating func parts(for event: GenerationEvent) -> [AnswerPart] {
@@ -32,7 +35,8 @@ struct AnswerParts: Sendable {
       parts.append(
         .finished(
           AnswerEnd(
-            reason: reason(of: generation), text: text, promptTokens: generation.promptTokens,
+            reason: reason(of: generation), stopSequence: generation.stop, text: text,
+            promptTokens: generation.promptTokens,
             cachedTokens: generation.cachedTokens, completionTokens: generation.tokens.count)))
       return parts
     }
@@ -55,6 +59,9 @@ struct AnswerParts: Sendable {
       if hasCalls && delta.allSatisfy(\.isWhitespace) { return nil }
       text += delta
       return .text(delta, takeReports())
+    case .callBegan(let index, _) where index > 0 && !allowsParallelCalls: return nil
+    case .arguments(let index, _) where index > 0 && !allowsParallelCalls: return nil
+    case .callEnded(let index) where index > 0 && !allowsParallelCalls: return nil
     case .callBegan(let index, let name):
       hasCalls = true
       return .callBegan(index: index, id: RandomID.make("call_"), name: name)

@@ -27,6 +27,27 @@ import Testing
     #expect(hits[items] == 0)
   }
 
+  @Test func whatASlowThreadHasLeftIsDoneByTheOthers() {
+    let pool = ThreadPool(threads: 3)
+    let hits = UnsafeMutablePointer<Atomic<Int>>.allocate(capacity: 200)
+    defer { hits.deallocate() }
+    let seed = UInt64.random(in: 0 ... .max)
+    for round in 0..<200 {
+      for i in 0..<200 { (hits + i).initialize(to: Atomic(0)) }
+      let slow = Int(seed &+ UInt64(round) & 0xFFFF) % 3
+      pool.parallelFor(items: 200, grain: 1 + round % 7) { range, thread in
+        if thread == slow {
+          let until = ContinuousClock.now + .microseconds(20)
+          while ContinuousClock.now < until {}
+        }
+        for i in range { hits[i].add(1, ordering: .relaxed) }
+      }
+      for i in 0..<200 where hits[i].load(ordering: .relaxed) != 1 {
+        Issue.record("seed \(seed), round \(round): item \(i) was done \(hits[i].load(ordering: .relaxed)) times")
+      }
+    }
+  }
+
   @Test func aRunInsideARunIsDoneByTheCallingThread() {
     let pool = ThreadPool(threads: 3)
     let total = Atomic<Int>(0)

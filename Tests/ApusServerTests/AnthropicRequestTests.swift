@@ -33,7 +33,9 @@ import Testing
     let request = try request(#""metadata": {"user_id": "x"}"#)
     #expect(request.options == GenerationOptions(sampling: SamplingOptions(seed: 42), maxTokens: 9))
     #expect(!request.stream && request.format == .text)
-    #expect(request.prompt.toolChoice == .auto && request.prompt.allowsParallelCalls && request.prompt.tools == nil)
+    #expect(
+      request.prompt.tools.choice == .auto && request.prompt.tools.allowsParallelCalls
+        && request.prompt.tools.offered == nil)
     #expect(try JinjaValue.list(request.prompt.messages).json == #"[{"role": "user", "content": "Hi"}]"#)
   }
 
@@ -82,23 +84,23 @@ import Testing
         + #"{"role": "tool", "tool_call_id": "2", "content": "two"}, "#
         + #"{"role": "tool", "tool_call_id": "1", "content": ""}, {"role": "user", "content": "Well?"}]"#)
     #expect(
-      try request.prompt.tools?.json
+      try request.prompt.tools.offered?.json
         == #"[{"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}, "#
         + #"{"type": "function", "function": {"name": "g-2", "parameters": {}}}]"#)
-    #expect(!request.prompt.allowsParallelCalls)
+    #expect(!request.prompt.tools.allowsParallelCalls)
   }
 
   @Test func theToolChoiceIsRead() throws {
     let tools = #""tools": [{"name": "f", "input_schema": {}}]"#
     for (choice, expected) in [
-      (#"{"type": "any"}"#, MessagesPrompt.ToolChoice.any), (#"{"type": "tool", "name": "f"}"#, .tool("f")),
+      (#"{"type": "any"}"#, AnswerTools.Choice.required), (#"{"type": "tool", "name": "f"}"#, .function("f")),
       (#"{"type": "auto"}"#, .auto),
     ] {
-      let prompt = try request(#"\#(tools), "tool_choice": \#(choice)"#).prompt
-      #expect(prompt.toolChoice == expected && prompt.tools != nil && prompt.allowsParallelCalls)
+      let read = try request(#"\#(tools), "tool_choice": \#(choice)"#).prompt.tools
+      #expect(read.choice == expected && read.offered != nil && read.allowsParallelCalls)
     }
-    let none = try request(#"\#(tools), "tool_choice": {"type": "none"}"#).prompt
-    #expect(none.toolChoice == .none && none.tools == nil)
+    let none = try request(#"\#(tools), "tool_choice": {"type": "none"}"#).prompt.tools
+    #expect(none.choice == .none && none.offered == nil)
     expectError("tool_choice.name") { try request(#"\#(tools), "tool_choice": {"type": "tool", "name": "h"}"#) }
     expectError("tool_choice.name", "missing_required_parameter") {
       try request(#"\#(tools), "tool_choice": {"type": "tool"}"#)

@@ -86,16 +86,18 @@ import Testing
   }
 
   @Test func aStreamIsItsEvents() async throws {
-    try await post(#"{\#(Self.question), "stream": true, "stop_sequences": ["!"]}"#) { response in
+    try await post(#"{\#(Self.question), "stream": true, "stop_sequences": ["?", "!"]}"#) { response in
       #expect(response.status == .ok)
       #expect(response.headers[.contentType]?.hasPrefix("text/event-stream") == true)
       let text = String(buffer: response.body)
       let id = try #require(text.firstMatch(of: /"id":"(msg_[0-9a-z]{24})"/)?.1)
-      var writer = MessagesWriter(id: String(id), model: "fake", stops: ["!"])
+      var writer = MessagesWriter(id: String(id), model: "fake")
       let parts: [AnswerPart] = [
         .started(promptTokens: 7, cached: 0), .text("H", []), .text("é", []),
         .finished(
-          AnswerEnd(reason: .stopSequence, text: "Hé", promptTokens: 7, cachedTokens: 0, completionTokens: 4)),
+          AnswerEnd(
+            reason: .stopSequence, stopSequence: "!", text: "Hé", promptTokens: 7, cachedTokens: 0,
+            completionTokens: 4)),
       ]
       #expect(text == String(decoding: parts.flatMap { writer.events(for: $0) }, as: UTF8.self))
       #expect(text.contains(#""stop_reason":"stop_sequence","stop_sequence":"!""#))
@@ -166,14 +168,22 @@ import Testing
     }
   }
 
-  @Test func aForcedCallIsRefused() async throws {
+  @Test func aForcedCallReachesTheEngineAsAGrammar() async throws {
     let tools = #""tools": [{"name": "f", "input_schema": {}}]"#
-    for (fields, field) in [
-      (#"\#(tools), "tool_choice": {"type": "any"}"#, "tool_choice"),
-      (#"\#(tools), "tool_choice": {"type": "tool", "name": "f"}"#, "tool_choice"),
-    ] {
-      try await expectError("{\(Self.question), \(fields)}", 400, "invalid_request_error", saying: field)
+    let engine = FakeEngine()
+    for choice in [#"{"type": "any"}"#, #"{"type": "tool", "name": "f"}"#, #"{"type": "auto"}"#] {
+      try await post("{\(Self.question), \(tools), \"tool_choice\": \(choice)}", engine: engine) {
+        #expect($0.status == .ok)
+      }
     }
+    #expect(engine.asked.withLock { $0.map { $0.1.grammar != nil } } == [true, true, false])
+  }
+
+  @Test func aStrictToolsSchemaIsNamedWhereNoGrammarCanFollowIt() async throws {
+    let tool = #"{"name": "f", "strict": true, "input_schema": {"type": "object", "not": {}}}"#
+    try await expectError(
+      #"{\#(Self.question), "tools": [\#(tool)], "tool_choice": {"type": "any"}}"#, 400, "invalid_request_error",
+      saying: "tools.0.input_schema#/not")
   }
 
   @Test func aSchemaReachesTheEngineAsAGrammar() async throws {

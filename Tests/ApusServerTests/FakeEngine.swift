@@ -79,6 +79,7 @@ final class FakeEngine: TextEngine {
         .finished(
           Generation(
             promptTokens: 7, tokens: answer.tokens, text: answer.text, tail: tail, finishReason: answer.finishReason!,
+            stop: answer.stop,
             timings: .init(prefill: 0.1, decode: 0.1, prefillTokens: 7, decodeTokens: answer.tokens.count))))
     }
     return AnswerStream(promptTokens: 7, events: events)

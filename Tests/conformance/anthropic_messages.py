@@ -165,6 +165,25 @@ def tools_and_their_results_are_read():
 
 
 @check
+def a_call_can_be_demanded():
+    question = [{"role": "user", "content": "What is the weather in Bern?"}]
+    clock = {"name": "get_time", "input_schema": {"type": "object", "properties": {}}}
+    for choice, names in (({"type": "any", "disable_parallel_tool_use": True}, {"get_weather", "get_time"}),
+                          ({"type": "tool", "name": "get_time"}, {"get_time"})):
+        answer = ask(messages=question, tools=[WEATHER, clock], tool_choice=choice, max_tokens=200)
+        calls = [b for b in answer.content if b.type == "tool_use"]
+        expect(calls and calls == answer.content and answer.stop_reason in ("tool_use", "max_tokens"), f"{answer}")
+        expect({c.name for c in calls} <= names, f"{calls}")
+        expect(len(calls) == 1 or "disable_parallel_tool_use" not in choice, f"{calls}")
+
+
+@check
+def the_stop_sequence_that_came_is_named():
+    answer = ask(max_tokens=200, temperature=0, stop_sequences=["no such text", "a", "e"])
+    expect(answer.stop_reason == "stop_sequence" and answer.stop_sequence in ("a", "e"), f"{answer}")
+
+
+@check
 def a_schema_is_kept_to():
     schema = {"type": "object", "properties": {"bird": {"type": "string"}, "legs": {"type": "integer"}},
               "required": ["bird", "legs"], "additionalProperties": False}

@@ -159,6 +159,57 @@ def a_system_message_and_a_history_are_accepted():
     expect(answer.usage.prompt_tokens > shorter.usage.prompt_tokens, f"{answer.usage} / {shorter.usage}")
 
 
+def tool(name, properties, **options):
+    parameters = {"type": "object", "properties": properties, "required": list(properties),
+                  "additionalProperties": False}
+    return {"type": "function", "function": {"name": name, "parameters": parameters, **options}}
+
+
+WEATHER = tool("get_weather", {"city": {"type": "string", "maxLength": 20}, "unit": {"enum": ["C", "F"]}})
+CLOCK = tool("get_time", {})
+
+
+@check
+def a_call_can_be_demanded():
+    for choice, names in (("required", {"get_weather", "get_time"}),
+                          ({"type": "function", "function": {"name": "get_weather"}}, {"get_weather"})):
+        options = dict(tools=[WEATHER, CLOCK], tool_choice=choice, parallel_tool_calls=False, max_tokens=200,
+                       temperature=0)
+        whole = chat(**options).choices[0]
+        expect(whole.finish_reason == "tool_calls" and not whole.message.content, f"{whole}")
+        expect(len(whole.message.tool_calls) == 1, f"{whole.message.tool_calls}")
+        function = whole.message.tool_calls[0].function
+        expect(function.name in names, f"{function}")
+        arguments = json.loads(function.arguments)
+        if function.name == "get_weather":
+            expect(set(arguments) == {"city", "unit"} and arguments["unit"] in ("C", "F"), f"{arguments}")
+        name = text = ""
+        for chunk in chat(**options, stream=True):
+            for call in chunk.choices[0].delta.tool_calls or [] if chunk.choices else []:
+                name += call.function.name or ""
+                text += call.function.arguments or ""
+        expect((name, text) == (function.name, function.arguments), f"stream {name} {text}, whole {function}")
+
+
+@check
+def strict_tools_and_a_format_go_together():
+    strict = tool("get_weather", {"city": {"type": "string", "maxLength": 20}}, strict=True)
+    schema = {"type": "object", "properties": {"birds": {"type": "array", "items": {"type": "string", "maxLength": 12},
+                                                         "maxItems": 3}}, "required": ["birds"]}
+    form = {"type": "json_schema", "json_schema": {"name": "birds", "schema": schema}}
+    for options in ({}, {"response_format": form}):
+        message = chat(tools=[strict], max_tokens=200, **options).choices[0].message
+        for call in message.tool_calls or []:
+            expect(set(json.loads(call.function.arguments)) == {"city"}, f"{call}")
+        if options and not message.tool_calls:
+            expect(isinstance(json.loads(message.content)["birds"], list), f"{message}")
+    try:
+        chat(tools=[tool("f", {"a": {"not": {}}}, strict=True)], tool_choice="required")
+        expect(False, "a schema that cannot be followed was taken")
+    except openai.BadRequestError as error:
+        expect(error.param == "tools.0.function.parameters", f"{error}")
+
+
 @check
 def an_unknown_model_is_an_error_that_names_it():
     body = json.dumps({"model": "no-such-model", "messages": QUESTION}).encode()

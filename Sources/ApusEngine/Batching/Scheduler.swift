@@ -313,7 +313,7 @@ final class Scheduler {
       .finished(
         Generation(
           promptTokens: s.promptTokens, cachedTokens: s.cached, tokens: s.answer.tokens, text: s.answer.text,
-          tail: tail, finishReason: reason,
+          tail: tail, finishReason: reason, stop: s.answer.stop,
           timings: .init(
             prefill: first - s.submitted, decode: now - first, prefillTokens: s.promptTokens - s.cached,
             decodeTokens: max(0, s.answer.tokens.count - 1)))))

@@ -70,26 +70,12 @@ struct MessagesRequest: Sendable {
 
 /// What a request of Anthropic's dialect lets the model read: the part that `count_tokens` shares.
 struct MessagesPrompt: Sendable {
-  enum ToolChoice: Sendable, Equatable {
-    /// The model decides.
-    case auto
-    /// The answer must call a tool.
-    case any
-    /// The answer must call this tool.
-    case tool(String)
-    case none
-  }
-
   var model: String
   /// As the template sees them, in OpenAI's form.
   var messages: [JinjaValue]
-  /// As the template sees them, in OpenAI's form; nil also if `tool_choice` forbids them.
-  var tools: JinjaValue?
-  var toolChoice: ToolChoice
-  /// False ends an answer's calls after the first.
-  var allowsParallelCalls: Bool
+  var tools: AnswerTools
 
-  var prompt: Prompt { .chat(messages: messages, tools: tools) }
+  var prompt: Prompt { .chat(messages: messages, tools: tools.offered) }
 
   /// Throws ``OpenAIError``.
   init(body: [UInt8]) throws { try self.init(RequestReader(body: body)) }
@@ -120,14 +106,14 @@ struct MessagesPrompt: Sendable {
     }
     messages = conversation.turns.map(\.message)
 
-    let tools = try (body.list("tools") ?? []).enumerated().map { try Self.tool($1, path: "tools.\($0)") }
-    (toolChoice, allowsParallelCalls) = try Self.toolChoice(body, names: tools.map(\.name))
-    self.tools = tools.isEmpty || toolChoice == .none ? nil : .list(tools.map(\.value))
+    tools = AnswerTools(schemaField: "input_schema")
+    tools.functions = try (body.list("tools") ?? []).enumerated().map { try Self.tool($1, path: "tools.\($0)") }
+    (tools.choice, tools.allowsParallelCalls) = try Self.toolChoice(body, names: tools.names)
   }
 
   // MARK: tools
 
-  private static func tool(_ value: JinjaValue, path: String) throws -> (name: String, value: JinjaValue) {
+  private static func tool(_ value: JinjaValue, path: String) throws -> JinjaValue {
     let tool = try RequestReader(value, path: path)
     if let type = tool.value("type"), case let name = type.brief, name != "'custom'" {
       throw tool.invalid("type", type, expected: "'custom': this server runs no tools of its own")
@@ -147,7 +133,8 @@ struct MessagesPrompt: Sendable {
     var function: JinjaMapping = ["name": .string(name)]
     if let description = try tool.string("description") { function["description"] = .string(description) }
     function["parameters"] = schema
-    return (name, .mapping(["type": "function", "function": .mapping(function)]))
+    if let strict = try tool.bool("strict") { function["strict"] = .boolean(strict) }
+    return ["type": "function", "function": .mapping(function)]
   }
 
   private static let maximumNameLength = 128
@@ -161,7 +148,8 @@ struct MessagesPrompt: Sendable {
     }
   }
 
-  private static func toolChoice(_ body: RequestReader, names: [String]) throws -> (ToolChoice, parallel: Bool) {
+  private static func toolChoice(_ body: RequestReader, names: [String]) throws -> (AnswerTools.Choice, parallel: Bool)
+  {
     guard let value = body.value("tool_choice") else { return (.auto, true) }
     let choice = try RequestReader(value, path: "tool_choice")
     let parallel = try !(choice.bool("disable_parallel_tool_use") ?? false)
@@ -171,7 +159,7 @@ struct MessagesPrompt: Sendable {
     }
     switch type {
     case "auto": return (.auto, parallel)
-    case "any": return (.any, parallel)
+    case "any": return (.required, parallel)
     case "none": return (.none, parallel)
     case "tool":
       guard let name = try choice.string("name") else {
@@ -181,7 +169,7 @@ struct MessagesPrompt: Sendable {
         throw OpenAIError.invalid(
           "tool_choice.name", seen: JinjaValue.string(name).brief, expected: "one of " + names.joined(separator: ", "))
       }
-      return (.tool(name), parallel)
+      return (.function(name), parallel)
     default:
       throw OpenAIError.invalid(
         "tool_choice.type", seen: type.map { "'\($0)'" } ?? "missing", expected: "'auto', 'any', 'tool' or 'none'")

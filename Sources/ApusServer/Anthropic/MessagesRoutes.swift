@@ -26,11 +26,9 @@ struct MessagesRoutes: Sendable {
     let bytes = try await request.body.collect(upTo: bodyLimit)
     var parsed = try MessagesRequest(body: Array(bytes.readableBytesView), randomSeed: .random(in: 0 ... .max))
     let engine = try state.engine(named: parsed.prompt.model)
-    try parsed.requireSupported()
-    parsed.options.grammar = try parsed.format.grammar(for: engine, path: "output_config.format.schema")
-    let writer = MessagesWriter(
-      id: RandomID.make("msg_"), model: engine.name, stops: parsed.options.stop,
-      allowsParallelCalls: parsed.prompt.allowsParallelCalls)
+    parsed.options.grammar = try parsed.prompt.tools.grammar(
+      for: engine, format: parsed.format, formatPath: "output_config.format.schema")
+    let writer = MessagesWriter(id: RandomID.make("msg_"), model: engine.name)
     let parts = AnswerParts(of: engine, tools: parsed.prompt.tools)
     let origin = RequestOrigin(
       id: writer.id, principal: context.principal, namespace: state.namespace(of: context.principal, salt: nil))
@@ -86,16 +84,5 @@ struct MessagesRoutes: Sendable {
         }
         try await body.finish(nil)
       })
-  }
-}
-
-extension MessagesRequest {
-  /// Refuses what only constrained decoding can promise.
-  func requireSupported() throws {
-    switch prompt.toolChoice {
-    case .auto, .none: break
-    case .any: throw OpenAIError.invalid("tool_choice.type", seen: "'any'", expected: "'auto' or 'none'")
-    case .tool: throw OpenAIError.invalid("tool_choice.type", seen: "'tool'", expected: "'auto' or 'none'")
-    }
   }
 }

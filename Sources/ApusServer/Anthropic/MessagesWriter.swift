@@ -12,10 +12,6 @@ struct MessagesWriter: Sendable {
 
   let id: String
   let model: String
-  /// The request's stop sequences.
-  let stops: [String]
-  /// False leaves out every call but the first.
-  let allowsParallelCalls: Bool
 
   /// The blocks so far; in a stream only the open one has a content.
   private var blocks: [Block] = []
@@ -24,14 +20,10 @@ struct MessagesWriter: Sendable {
   private var deltaPrefix: [UInt8] = []
   private static let deltaSuffix = Array("}}\n\n".utf8)
 
-  init(id: String, model: String, stops: [String] = [], allowsParallelCalls: Bool = true) {
+  init(id: String, model: String) {
     self.id = id
     self.model = model
-    self.stops = stops
-    self.allowsParallelCalls = allowsParallelCalls
   }
-
-  private func isDropped(_ call: Int) -> Bool { call > 0 && !allowsParallelCalls }
 
   // MARK: stream
 
@@ -60,22 +52,21 @@ struct MessagesWriter: Sendable {
       if !isOpen { bytes += open(.text(""), ["type": "text", "text": ""], delta: "text_delta", key: "text") }
       bytes += delta(text)
       return bytes
-    case .callBegan(let index, let id, let name):
-      if isDropped(index) { return [] }
+    case .callBegan(_, let id, let name):
       return close()
         + open(
           .call(id: id, name: name, json: ""),
           ["type": "tool_use", "id": .string(id), "name": .string(name), "input": [:]], delta: "input_json_delta",
           key: "partial_json")
-    case .callArguments(let index, let json): return isDropped(index) || json.isEmpty ? [] : delta(json)
-    case .callEnded(let index): return isDropped(index) ? [] : close()
+    case .callArguments(_, let json): return json.isEmpty ? [] : delta(json)
+    case .callEnded: return close()
     case .finished(let end):
       guard let reason = Self.reason(end.reason) else { return AnthropicErrors.event(.cancelledAnswer) }
       return close()
         + Self.event(
           "message_delta",
           [
-            "delta": ["stop_reason": .string(reason), "stop_sequence": stopSequence(end)],
+            "delta": ["stop_reason": .string(reason), "stop_sequence": .optional(end.stopSequence)],
             "usage": Self.usage(end.promptTokens, end.cachedTokens, output: end.completionTokens),
           ])
         + Self.event("message_stop", [:])
@@ -118,10 +109,9 @@ struct MessagesWriter: Sendable {
       } else {
         blocks.append(.text(text))
       }
-    case .callBegan(let index, let id, let name):
-      if !isDropped(index) { blocks.append(.call(id: id, name: name, json: "")) }
-    case .callArguments(let index, let json):
-      if !isDropped(index), case .call(let id, let name, let before)? = blocks.last {
+    case .callBegan(_, let id, let name): blocks.append(.call(id: id, name: name, json: ""))
+    case .callArguments(_, let json):
+      if case .call(let id, let name, let before)? = blocks.last {
         blocks[blocks.count - 1] = .call(id: id, name: name, json: before + json)
       }
     case .finished(let end):
@@ -150,7 +140,7 @@ struct MessagesWriter: Sendable {
     [
       "id": .string(id), "type": "message", "role": "assistant", "model": .string(model), "content": .list(content),
       "stop_reason": end.flatMap { Self.reason($0.reason) }.map { .string($0) } ?? .none,
-      "stop_sequence": end.map(stopSequence) ?? .none, "usage": usage,
+      "stop_sequence": .optional(end?.stopSequence), "usage": usage,
     ]
   }
 
@@ -160,11 +150,6 @@ struct MessagesWriter: Sendable {
       "input_tokens": .integer(promptTokens - cached), "cache_creation_input_tokens": 0,
       "cache_read_input_tokens": .integer(cached), "output_tokens": .integer(output),
     ]
-  }
-
-  /// The sequence that ended the answer, where it is known: if the request gave one only.
-  private func stopSequence(_ end: AnswerEnd) -> JinjaValue {
-    end.reason == .stopSequence && stops.count == 1 ? .string(stops[0]) : .none
   }
 
   private static func reason(_ reason: AnswerEnd.Reason) -> String? {

@@ -40,7 +40,9 @@ struct OllamaRoutes: Sendable {
     var request = try OllamaRequest(
       shape, body: Array(bytes.readableBytesView), randomSeed: .random(in: 0 ... .max))
     let engine = try engine(named: request.model)
-    request.options.grammar = try request.format.grammar(for: engine, path: "format")
+    var tools = AnswerTools()
+    if case .chat(_, .list(let offered)?)? = request.prompt { tools.functions = offered }
+    request.options.grammar = try tools.grammar(for: engine, format: request.format, formatPath: "format")
     let parsed = request
     let writer = OllamaWriter(shape, model: engine.name, tokenizer: engine.tokenizer)
     guard let prompt = parsed.prompt else {
@@ -48,8 +50,6 @@ struct OllamaRoutes: Sendable {
       if !parsed.stream { return .compactJSON(object) }
       return Self.lines(.init(byteBuffer: ByteBuffer(bytes: OllamaWriter.line(object))))
     }
-    var tools: JinjaValue?
-    if case .chat(_, let offered) = prompt { tools = offered }
     let parts = AnswerParts(of: engine, tools: tools)
     let origin = RequestOrigin(
       id: RandomID.make("ollama-"), principal: context.principal,

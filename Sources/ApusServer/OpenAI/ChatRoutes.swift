@@ -46,8 +46,9 @@ struct ChatRoutes: Sendable {
     let engine = try state.engine(named: parsed.model)
     parsed.options.grammar =
       try parsed.guide.map { TokenGrammar($0, vocabulary: engine.vocabulary) }
-      ?? parsed.format.grammar(for: engine, path: "response_format.json_schema.schema")
-    let (options, prompt) = (parsed.options, Prompt.chat(messages: parsed.messages, tools: parsed.tools))
+      ?? parsed.tools.grammar(
+        for: engine, format: parsed.format, formatPath: "response_format.json_schema.schema")
+    let (options, prompt) = (parsed.options, Prompt.chat(messages: parsed.messages, tools: parsed.tools.offered))
     let id = RandomID.make("chatcmpl-")
     let origin = RequestOrigin(
       id: id, principal: context.principal,

@@ -1,9 +1,17 @@
 import ApusText
 
 extension RequestReader {
-  /// `tools` of a chat: functions, as the template sees them; nil if there are none. Throws ``OpenAIError``.
-  func chatTools() throws -> JinjaValue? {
-    guard let tools = try list("tools"), !tools.isEmpty else { return nil }
+  /// `tools` of a chat with `tool_choice` and `parallel_tool_calls`. Throws ``OpenAIError``.
+  func chatTools() throws -> AnswerTools {
+    var answerTools = AnswerTools()
+    answerTools.functions = try chatFunctions()
+    answerTools.choice = try toolChoice(names: answerTools.names, isNested: true)
+    answerTools.allowsParallelCalls = try bool("parallel_tool_calls") ?? true
+    return answerTools
+  }
+
+  private func chatFunctions() throws -> [JinjaValue] {
+    let tools = try list("tools") ?? []
     for (index, value) in tools.enumerated() {
       let tool = try RequestReader(value, path: path("tools.\(index)"))
       guard let type = try tool.string("type") else {
@@ -25,6 +33,6 @@ extension RequestReader {
         _ = try RequestReader(parameters, path: function.path("parameters"))
       }
     }
-    return .list(tools)
+    return tools
   }
 }

@@ -7,21 +7,13 @@ import ApusText
 /// understood under the names of chat completions. Fields that change nothing here (`user`, `service_tier`,
 /// `reasoning`, …) are ignored.
 struct ResponseRequest: Sendable {
-  /// Whether and what the model must call.
-  enum ToolChoice: Sendable, Equatable {
-    case auto, none, required
-    case function(String)
-  }
-
   var model: String
   /// The new items with their ids, in the form in which they are stored and listed.
   var input: [JinjaValue]
   /// The system's text of this turn only.
   var instructions: String?
   var previousResponseID: String?
-  /// As the template sees them; nil if the model may call none.
-  var tools: JinjaValue?
-  var toolChoice: ToolChoice
+  var tools: AnswerTools
   var format: AnswerFormat
   var options: GenerationOptions
   var stream: Bool
@@ -73,9 +65,10 @@ struct ResponseRequest: Sendable {
       }
     }
 
-    (tools, echo.tools) = try Self.tools(body)
-    (toolChoice, echo.toolChoice) = try Self.toolChoice(body, names: Self.names(of: tools))
-    if toolChoice == .none { tools = nil }
+    tools = AnswerTools(allowsParallelCalls: echo.parallelToolCalls, schemaField: "parameters")
+    (tools.functions, echo.tools) = try Self.tools(body)
+    tools.choice = try body.toolChoice(names: tools.names, isNested: false)
+    echo.toolChoice = body.value("tool_choice") ?? "auto"
     (format, echo.format) = try Self.format(body)
 
     options = GenerationOptions(sampling: try body.samplingOptions(randomSeed: randomSeed()))
@@ -110,9 +103,8 @@ struct ResponseRequest: Sendable {
   }
 
   /// The functions in the nested form of chat completions, which templates know, and as they were sent.
-  private static func tools(_ body: RequestReader) throws -> (nested: JinjaValue?, sent: JinjaValue) {
+  private static func tools(_ body: RequestReader) throws -> (nested: [JinjaValue], sent: JinjaValue) {
     let list = try body.list("tools") ?? []
-    if list.isEmpty { return (nil, []) }
     let nested: [JinjaValue] = try list.enumerated().map { index, value in
       let tool = try RequestReader(value, path: "tools.\(index)")
       guard let type = try tool.string("type") else {
@@ -132,37 +124,7 @@ struct ResponseRequest: Sendable {
       if let strict = try tool.bool("strict") { function["strict"] = .boolean(strict) }
       return ["type": "function", "function": .mapping(function)]
     }
-    return (.list(nested), .list(list))
-  }
-
-  private static func names(of tools: JinjaValue?) -> [String] {
-    (tools?.items ?? []).compactMap { $0["function"]?["name"]?.string }
-  }
-
-  private static func toolChoice(_ body: RequestReader, names: [String]) throws -> (ToolChoice, JinjaValue) {
-    guard let value = body.value("tool_choice") else { return (.auto, "auto") }
-    let expected = "'none', 'auto', 'required' or an object with the type 'function' and a name"
-    switch value {
-    case .string("none"): return (.none, value)
-    case .string("auto"): return (.auto, value)
-    case .string("required"):
-      if names.isEmpty { throw body.invalid("tool_choice", value, expected: "tools beside it") }
-      return (.required, value)
-    case .mapping:
-      let choice = try RequestReader(value, path: "tool_choice")
-      guard try choice.string("type") == "function" else {
-        throw OpenAIError.invalid(
-          "tool_choice.type", seen: choice.value("type")?.brief ?? "missing", expected: "'function'")
-      }
-      guard let name = try choice.string("name") else {
-        throw OpenAIError.missing("tool_choice.name", expected: "the name of one of the tools")
-      }
-      if !names.contains(name) {
-        throw OpenAIError.invalid("tool_choice.name", seen: "'\(name)'", expected: "the name of one of the tools")
-      }
-      return (.function(name), value)
-    default: throw body.invalid("tool_choice", value, expected: expected)
-    }
+    return (nested, .list(list))
   }
 
   private static func format(_ body: RequestReader) throws -> (AnswerFormat, JinjaValue) {

@@ -1,6 +1,5 @@
 import ApusEngine
 import ApusText
-import ApusTools
 import Foundation
 import HTTPTypes
 import Hummingbird
@@ -44,12 +43,12 @@ struct ResponseRoutes: Sendable {
     var parsed = try ResponseRequest(body: Array(bytes.readableBytesView), randomSeed: UInt64.random(in: 0 ... .max))
     if store == nil { parsed.store = false }
     let engine = try state.engine(named: parsed.model)
-    try Self.refuseConstraints(parsed)
-    parsed.options.grammar = try parsed.format.grammar(for: engine, path: "text.format.schema")
+    parsed.options.grammar = try parsed.tools.grammar(
+      for: engine, format: parsed.format, formatPath: "text.format.schema")
     let history = try await history(parsed, of: context.principal)
     let messages = try ResponseItems.messages(
       instructions: parsed.instructions, history + parsed.input, known: history.count)
-    let prompt = Prompt.chat(messages: messages, tools: parsed.tools)
+    let prompt = Prompt.chat(messages: messages, tools: parsed.tools.offered)
     let id = ResponseID.make(
       affinity: request.headers[.apusAffinity] ?? parsed.promptCacheKey, previous: parsed.previousResponseID)
     let created = Int(Date().timeIntervalSince1970)
@@ -58,9 +57,8 @@ struct ResponseRoutes: Sendable {
     let record = StoredResponse(
       id: id, owner: context.principal, previous: parsed.previousResponseID, created: created, body: "",
       input: String(decoding: CompactJSON.bytes(.list(parsed.input)), as: UTF8.self))
-    let calls = parsed.tools.flatMap { _ in engine.toolCallDialect.map { ToolCallParser(dialect: $0) } }
     let job = Job(
-      parts: AnswerParts(tools: calls),
+      parts: AnswerParts(of: engine, tools: parsed.tools),
       writer: ResponseWriter(
         id: id, created: created, model: engine.name, request: parsed, tokenizer: engine.tokenizer),
       record: parsed.store ? record : nil
@@ -71,17 +69,6 @@ struct ResponseRoutes: Sendable {
       isStream ? try await stream(job, id, of: origin.principal) : try await whole(job)
     }
   }
-
-  /// What needs a grammar of the model's calls, which there is not yet.
-  private static func refuseConstraints(_ request: ResponseRequest) throws {
-    switch request.toolChoice {
-    case .auto, .none: break
-    case .required, .function:
-      throw OpenAIError.invalid("tool_choice", seen: text(request.echo.toolChoice), expected: "'none' or 'auto'")
-    }
-  }
-
-  private static func text(_ value: JinjaValue?) -> String { value?.brief ?? "nothing" }
 
   /// The items of the conversation so far.
   private func history(_ request: ResponseRequest, of owner: String) async throws -> [JinjaValue] {

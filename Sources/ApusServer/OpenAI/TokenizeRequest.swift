@@ -35,7 +35,7 @@ struct TokenizeRequest: Sendable {
       let chat = try ChatCompletionRequest(
         body: CompactJSON.bytes(["model": .string(model ?? ""), "messages": body.fields["messages"] ?? .none]),
         randomSeed: 0)
-      subject = .chat(messages: chat.messages, tools: try body.chatTools())
+      subject = .chat(messages: chat.messages, tools: try body.chatTools().offered)
     } else if let prompt = try body.string("prompt") {
       addSpecialTokens = addsSpecials ?? true
       subject = .prompt(prompt)

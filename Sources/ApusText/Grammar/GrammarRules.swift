@@ -40,4 +40,26 @@ struct GrammarRules: Sendable {
     expressions[rule] = expression
     return rule
   }
+
+  /// Adds another table's rules behind these; returns how far their numbers move.
+  mutating func append(_ other: GrammarRules) -> Int {
+    let offset = expressions.count
+    expressions += other.expressions.map { $0.moved(by: offset) }
+    names += other.names
+    return offset
+  }
+}
+
+extension GrammarExpression {
+  /// The same expression for a table in which every rule's number is `offset` higher.
+  fileprivate func moved(by offset: Int) -> GrammarExpression {
+    switch self {
+    case .bytes, .literal, .literals: self
+    case .sequence(let parts): .sequence(parts.map { $0.moved(by: offset) })
+    case .choice(let parts): .choice(parts.map { $0.moved(by: offset) })
+    case .repetition(let part, let minimum, let maximum):
+      .repetition(part.moved(by: offset), minimum: minimum, maximum: maximum)
+    case .rule(let rule): .rule(rule + offset)
+    }
+  }
 }
