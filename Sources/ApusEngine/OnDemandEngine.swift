@@ -10,6 +10,8 @@ public final class OnDemandEngine: TextEngine {
     /// The engine on its way; requests that come meanwhile wait for the same one.
     var loading: Task<BatchEngine, any Error>?
     var isStopped = false
+    /// Of the engines to come.
+    var options: BatchOptions
     /// Figures of engines that are gone.
     var past = EngineStats()
   }
@@ -17,9 +19,8 @@ public final class OnDemandEngine: TextEngine {
   public let contextLength: Int
   private let served: ServedModel
   private let runnerOptions: RunnerOptions
-  private let options: BatchOptions
   private let idleAfter: Duration?
-  private let state = Mutex(State())
+  private let state: Mutex<State>
 
   /// `idleAfter` nil keeps the engine once it is there. Throws what `BatchEngine.init` throws about the model's kind.
   public init(
@@ -28,8 +29,8 @@ public final class OnDemandEngine: TextEngine {
   ) throws {
     served = try ServedModel(model)
     self.runnerOptions = runnerOptions
-    self.options = options
     self.idleAfter = idleAfter
+    state = Mutex(State(options: options))
     contextLength = served.contextLength(runnerOptions)
   }
 
@@ -70,6 +71,14 @@ public final class OnDemandEngine: TextEngine {
     engine?.stop()
   }
 
+  public func limitQueue(to count: Int) {
+    let engine = state.withLock { state in
+      state.options.maxQueue = count
+      return state.engine
+    }
+    engine?.limitQueue(to: count)
+  }
+
   /// Loads the engine if it is not there, for callers that want it ready before the first request.
   public func warmUp() async throws { _ = try await load() }
 
@@ -78,7 +87,9 @@ public final class OnDemandEngine: TextEngine {
       if state.isStopped { throw GenerationError.stopped }
       if let engine = state.engine { return Task { engine } }
       if let loading = state.loading { return loading }
-      let task = Task { [served, runnerOptions, options] in try await BatchEngine(served, runnerOptions, options) }
+      let task = Task { [served, runnerOptions, options = state.options] in
+        try await BatchEngine(served, runnerOptions, options)
+      }
       state.loading = task
       return task
     }
@@ -88,6 +99,8 @@ public final class OnDemandEngine: TextEngine {
         guard state.loading == task else { return false }
         state.loading = nil
         state.engine = engine
+        // It may have changed while the engine was made.
+        engine.limitQueue(to: state.options.maxQueue)
         return true
       }
       if isNew, idleAfter != nil { watch(engine) }

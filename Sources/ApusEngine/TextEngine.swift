@@ -57,9 +57,14 @@ public protocol TextEngine: Sendable {
   func stop()
   /// What the engine has done and is doing; never waits for it.
   var stats: EngineStats { get }
+  /// From now on at most so many requests may wait; those that wait already stay.
+  func limitQueue(to count: Int)
 }
 
 extension TextEngine {
+  /// For an engine without a queue.
+  public func limitQueue(to count: Int) {}
+
   /// An answer for nobody in particular.
   public func answer(_ prompt: Prompt, _ options: GenerationOptions) async throws -> AnswerStream {
     let id = String(UInt64.random(in: 0 ... .max), radix: 36)

@@ -6,7 +6,7 @@ struct AccessMiddleware: RouterMiddleware {
   let state: ServerState
 
   /// Probes, figures and the page itself: nothing of a caller is in them.
-  private static let open: Set<String> = ["/", "/health", "/ready", "/metrics", "/version", "/openapi.json"]
+  static let open: Set<String> = ["/", "/health", "/ready", "/metrics", "/version", "/openapi.json"]
 
   func handle(_ request: Request, context: ServerContext, next: (Request, ServerContext) async throws -> Response)
     async throws -> Response
@@ -22,6 +22,8 @@ struct AccessMiddleware: RouterMiddleware {
       guard let principal = keys.principal(for: key) else { throw OpenAIError.unauthorized("the API key is not known") }
       context.principal = principal
     }
+    let principal = context.principal
+    RequestRecorder.current?.update { $0.principal = principal }
     return try await next(request, context)
   }
 }

@@ -8,6 +8,7 @@ import Logging
 import NIOCore
 import NIOSSL
 import ServiceLifecycle
+import Synchronization
 import UnixSignals
 
 /// Where and how the server listens.
@@ -39,11 +40,18 @@ public struct ServerOptions: Sendable {
   public var drainTimeout: Double
   /// A SQLite file for responses that clients ask to be stored; nil stores none.
   public var responseDatabase: String?
+  /// Write prompts and answers to the log, which otherwise never holds what was said.
+  public var logsPrompts: Bool
+  /// Append the spans of each request to this file, as OTLP's JSON, a line a request.
+  public var traceFile: String?
+  /// Called on SIGHUP, beside reading the keys again. What it throws is logged, and everything stays as it was.
+  public var reload: (@Sendable () throws -> ReloadedSettings)?
 
   public init(
     host: String = "127.0.0.1", port: Int = 8080, unixSocket: String? = nil, tls: TLS? = nil,
     bodyLimit: Int = 16 << 20, keys: KeyRing? = nil, allowedOrigins: [String] = [], drainTimeout: Double = 30,
-    responseDatabase: String? = nil
+    responseDatabase: String? = nil, logsPrompts: Bool = false, traceFile: String? = nil,
+    reload: (@Sendable () throws -> ReloadedSettings)? = nil
   ) {
     self.host = host
     self.port = port
@@ -54,6 +62,27 @@ public struct ServerOptions: Sendable {
     self.allowedOrigins = allowedOrigins
     self.drainTimeout = drainTimeout
     self.responseDatabase = responseDatabase
+    self.logsPrompts = logsPrompts
+    self.traceFile = traceFile
+    self.reload = reload
+  }
+}
+
+/// Settings that a running server takes over, read again.
+public struct ReloadedSettings: Sendable {
+  /// Seconds.
+  public var drainTimeout: Double
+  /// Requests of a model that may wait; what waits already stays.
+  public var maxQueue: Int
+  /// Settings that changed and hold from now on, and those that changed and need a restart, by name.
+  public var changed: [String]
+  public var unchangeable: [String]
+
+  public init(drainTimeout: Double, maxQueue: Int, changed: [String], unchangeable: [String]) {
+    self.drainTimeout = drainTimeout
+    self.maxQueue = maxQueue
+    self.changed = changed
+    self.unchangeable = unchangeable
   }
 }
 
@@ -66,16 +95,20 @@ public struct ServerOptions: Sendable {
 public struct Server: Sendable {
   private let state: ServerState
   private let store: (any ResponseStore)?
+  private let spans: SpanFile?
   private let options: ServerOptions
   private let logger: Logger
 
-  /// Throws if the database of stored responses can't be opened.
+  /// Throws if the database of stored responses or the file for spans can't be opened.
   public init(
     _ engines: [any TextEngine], encoders: [any EmbeddingEngine] = [], _ options: ServerOptions = .init(),
     logger: Logger = Logger(label: "apus")
   ) throws {
     store = try options.responseDatabase.map { try SQLiteResponseStore(path: $0) }
-    state = ServerState(engines: engines, encoders: encoders, keys: options.keys)
+    spans = try options.traceFile.map { try SpanFile(path: $0) }
+    state = ServerState(
+      engines: engines, encoders: encoders, keys: options.keys,
+      requests: RequestLog(logger: logger, logsPrompts: options.logsPrompts, spans: spans))
     self.options = options
     self.logger = logger
   }
@@ -83,6 +116,7 @@ public struct Server: Sendable {
   /// Every route.
   func router() -> Router<ServerContext> {
     let router = Router(context: ServerContext.self)
+    router.add(middleware: RequestMiddleware(log: state.requests))
     if !options.allowedOrigins.isEmpty {
       router.add(middleware: OriginMiddleware(allowed: options.allowedOrigins))
     }
@@ -142,12 +176,14 @@ public struct Server: Sendable {
     // A socket file that an earlier server left is in the way of the new one.
     if let path = options.unixSocket { unlink(path) }
     // Services end in reverse order: first new work is refused, then connections close, then the engines stop.
+    let drain = DrainService(state: state, timeout: Mutex(options.drainTimeout))
     let services: [any Service] = [
-      EngineService(state: state), try application(onListening: onListening),
-      DrainService(state: state, timeout: options.drainTimeout), SignalService(keys: options.keys, logger: logger),
+      EngineService(state: state), try application(onListening: onListening), drain,
+      SignalService(state: state, drain: drain, reload: options.reload, logger: logger),
     ]
     let group = ServiceGroup(
       configuration: .init(services: services, gracefulShutdownSignals: [.sigterm, .sigint], logger: logger))
+    defer { spans?.flush() }
     try await group.run()
   }
 }
@@ -164,11 +200,16 @@ private struct EngineService: Service {
 }
 
 /// Refuses new work when the server shall leave, and waits for what is under way.
-private struct DrainService: Service {
+private final class DrainService: Service {
   let state: ServerState
   /// Seconds.
-  let timeout: Double
+  let timeout: Mutex<Double>
   private static let pollInterval = Duration.milliseconds(20)
+
+  init(state: ServerState, timeout: consuming Mutex<Double>) {
+    self.state = state
+    self.timeout = timeout
+  }
 
   func run() async throws {
     try await gracefulShutdown()
@@ -178,13 +219,15 @@ private struct DrainService: Service {
     repeat {
       try await Task.sleep(for: Self.pollInterval)
     } while !state.isIdle
-      && start.duration(to: .now).inSeconds < timeout
+      && start.duration(to: .now).inSeconds < timeout.withLock { $0 }
   }
 }
 
-/// Ends the process at once on a second SIGTERM or SIGINT, and reads the keys again on SIGHUP.
+/// Ends the process at once on a second SIGTERM or SIGINT, and reads keys and limits again on SIGHUP.
 private struct SignalService: Service {
-  let keys: KeyRing?
+  let state: ServerState
+  let drain: DrainService
+  let reload: (@Sendable () throws -> ReloadedSettings)?
   let logger: Logger
   /// As shells report it.
   private static let signalStatus: Int32 = 128
@@ -192,19 +235,42 @@ private struct SignalService: Service {
   func run() async throws {
     await cancelWhenGracefulShutdown {
       for await _ in await UnixSignalsSequence(trapping: .sighup) {
-        guard let keys else { continue }
-        do {
-          try keys.reload()
-          logger.notice("the API keys were read again")
-        } catch {
-          logger.error("the API keys stay as they were: \(error)")
-        }
+        reloadKeys()
+        reloadSettings()
       }
     }
     Task.detached {
       for await signal in await UnixSignalsSequence(trapping: .sigterm, .sigint) {
         exit(Self.signalStatus + (signal == .sigint ? SIGINT : SIGTERM))
       }
+    }
+  }
+
+  private func reloadKeys() {
+    guard let keys = state.keys else { return }
+    do {
+      try keys.reload()
+      logger.notice("the API keys were read again")
+    } catch {
+      logger.error("the API keys stay as they were: \(error)")
+    }
+  }
+
+  private func reloadSettings() {
+    guard let reload else { return }
+    do {
+      let settings = try reload()
+      drain.timeout.withLock { $0 = settings.drainTimeout }
+      for engine in state.engines { engine.limitQueue(to: settings.maxQueue) }
+      logger.notice(
+        "the configuration was read again",
+        metadata: ["changed": .array(settings.changed.map { .string($0) })])
+      if !settings.unchangeable.isEmpty {
+        logger.warning(
+          "some changes need a restart", metadata: ["settings": .array(settings.unchangeable.map { .string($0) })])
+      }
+    } catch {
+      logger.error("the settings stay as they were: \(error)")
     }
   }
 }
@@ -214,7 +280,8 @@ struct OriginMiddleware: RouterMiddleware {
   let allowed: [String]
 
   private static let methods = "GET, POST, DELETE, OPTIONS"
-  private static let headers = "authorization, content-type, x-api-key, anthropic-version, x-request-id"
+  private static let headers = "authorization, content-type, x-api-key, anthropic-version, x-request-id, traceparent"
+  private static let exposedHeaders = "x-request-id"
 
   func handle(_ request: Request, context: ServerContext, next: (Request, ServerContext) async throws -> Response)
     async throws -> Response
@@ -228,6 +295,7 @@ struct OriginMiddleware: RouterMiddleware {
       response.headers[.vary] = "origin"
       response.headers[.accessControlAllowMethods] = Self.methods
       response.headers[.accessControlAllowHeaders] = Self.headers
+      response.headers[.accessControlExposeHeaders] = Self.exposedHeaders
     }
     return response
   }

@@ -1,5 +1,7 @@
+import ApusEngine
 import Hummingbird
 import NIOCore
+import Synchronization
 
 /// What a handler knows of its request, with the connection that it came by.
 struct ServerContext: RequestContext {
@@ -15,34 +17,86 @@ struct ServerContext: RequestContext {
 
   /// Runs a body in a task that is cancelled when the client hangs up.
   func untilDisconnected<T: Sendable>(_ body: @escaping @Sendable () async throws -> T) async throws -> T {
+    let watch = try await watch()
     let task = Task { try await body() }
-    // Hanging up first closes the input; the channel itself only closes when a write fails.
-    let watch = InputWatch { task.cancel() }
-    try await channel.pipeline.addHandler(watch, position: .first).get()
-    // The connection may live on: it must not keep the handler. A closed channel has dropped it already.
-    defer { channel.pipeline.removeHandler(watch, promise: nil) }
+    let action = watch.add(for: id) { task.cancel() }
+    defer { watch.remove(action) }
     return try await withTaskCancellationHandler {
       try await task.value
     } onCancel: {
       task.cancel()
     }
   }
+
+  /// The engine's answer, which is cancelled when the client hangs up, also while it is being streamed.
+  func answer(
+    from engine: any TextEngine, to prompt: Prompt, _ options: GenerationOptions, for origin: RequestOrigin
+  ) async throws -> AnswerStream {
+    let watch = try await watch()
+    let answer = try await engine.answer(prompt, options, for: origin)
+    _ = watch.add(for: id, answer.events.cancellation)
+    return answer
+  }
+
+  /// The connection's, which the first request that needs it adds.
+  private func watch() async throws -> InputWatch {
+    try await channel.eventLoop.submit { [channel] in
+      let pipeline = channel.pipeline.syncOperations
+      if let watch = try? pipeline.handler(type: InputWatch.self) { return watch }
+      let watch = InputWatch()
+      try pipeline.addHandler(watch, position: .first)
+      return watch
+    }.get()
+  }
 }
 
-/// Calls an action when the other side closes its half of a connection.
-private final class InputWatch: ChannelInboundHandler, RemovableChannelHandler, Sendable {
+/// Knows when the other side closes its half of a connection. Hanging up first closes the input; the channel itself only
+/// closes when a write fails.
+private final class InputWatch: ChannelInboundHandler, Sendable {
   typealias InboundIn = NIOAny
-  private let action: @Sendable () -> Void
 
-  init(_ action: @escaping @Sendable () -> Void) { self.action = action }
+  private struct State {
+    var isClosed = false
+    /// Whose actions these are: requests follow each other on a connection, and what has ended is not told.
+    var request = ""
+    var actions: [Int: @Sendable () -> Void] = [:]
+    var count = 0
+  }
+  private let state = Mutex(State())
+
+  /// Calls the action when the client hangs up, or now if it has.
+  func add(for request: String, _ action: @escaping @Sendable () -> Void) -> Int {
+    let (number, isClosed) = state.withLock { state in
+      if state.request != request {
+        state.request = request
+        state.actions.removeAll()
+      }
+      state.count += 1
+      state.actions[state.count] = action
+      return (state.count, state.isClosed)
+    }
+    if isClosed { action() }
+    return number
+  }
+
+  func remove(_ number: Int) { state.withLock { $0.actions[number] = nil } }
+
+  private func close() {
+    let actions = state.withLock { state in
+      state.isClosed = true
+      defer { state.actions.removeAll() }
+      return state.actions.values.map { $0 }
+    }
+    for action in actions { action() }
+  }
 
   func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
-    if case .inputClosed? = event as? ChannelEvent { action() }
+    if case .inputClosed? = event as? ChannelEvent { close() }
     context.fireUserInboundEventTriggered(event)
   }
 
   func channelInactive(context: ChannelHandlerContext) {
-    action()
+    close()
     context.fireChannelInactive()
   }
 }

@@ -9,37 +9,45 @@ final class ServerState: Sendable {
   let encoders: [any EmbeddingEngine]
   /// Nil lets everybody in.
   let keys: KeyRing?
+  let requests: RequestLog
   let started = Date()
   private let isDrainingFlag = Mutex(false)
   /// Separates the callers' namespaces; made anew at each start, so that nobody can guess one.
   private let secret = SymmetricKey(size: .bits256)
 
-  init(engines: [any TextEngine], encoders: [any EmbeddingEngine], keys: KeyRing?) {
+  init(
+    engines: [any TextEngine], encoders: [any EmbeddingEngine], keys: KeyRing?, requests: RequestLog = RequestLog()
+  ) {
     self.engines = engines
     self.encoders = encoders
     self.keys = keys
+    self.requests = requests
   }
 
   /// New requests are refused, those under way go on.
   var isDraining: Bool { isDrainingFlag.withLock { $0 } }
   func drain() { isDrainingFlag.withLock { $0 = true } }
 
-  /// Whether no engine has anything to do.
-  var isIdle: Bool { engines.allSatisfy { $0.stats.sequences.isEmpty } }
+  /// Whether no request is under way, and no engine has anything to do.
+  var isIdle: Bool { !requests.isAnswering && engines.allSatisfy { $0.stats.sequences.isEmpty } }
 
-  /// Throws ``OpenAIError`` with status 404.
+  /// The engine, whose answers are noted in the record of the request that asks. Throws ``OpenAIError`` with status 404.
   func engine(named name: String) throws -> any TextEngine {
     guard let engine = engines.first(where: { $0.name == name }) else {
       throw OpenAIError.unknownModel(name, known: engines.map(\.name))
     }
-    return engine
+    guard let recorder = RequestRecorder.current else { return engine }
+    recorder.update { $0.model = name }
+    return RecordingEngine(engine: engine, recorder: recorder)
   }
 
   func encoder(named name: String) throws -> any EmbeddingEngine {
     guard let encoder = encoders.first(where: { $0.name == name }) else {
       throw OpenAIError.unknownModel(name, known: encoders.map(\.name))
     }
-    return encoder
+    guard let recorder = RequestRecorder.current else { return encoder }
+    recorder.update { $0.model = name }
+    return RecordingEncoder(encoder: encoder, recorder: recorder)
   }
 
   /// The namespace of a caller's prompts: HMAC-SHA256 of who they are, narrowed (never widened) by a salt that the request

@@ -23,7 +23,10 @@ struct StatusRoutes: Sendable {
         body: .init(byteBuffer: ByteBuffer(string: metrics())))
     }
     router.get("apus/engine") { _, _ in try Response.json(EngineReport(state)) }
-    router.get("apus/requests") { _, _ in try Response.json(RequestReport(state)) }
+    router.get("apus/requests") { _, context in
+      // Without keys everybody is the same caller.
+      try Response.json(RequestReport(state.requests.records(of: state.keys == nil ? nil : context.principal)))
+    }
   }
 
   // MARK: metrics
@@ -90,6 +93,11 @@ struct StatusRoutes: Sendable {
         [([("running_lora_adapters", ""), ("waiting_lora_adapters", ""), ("max_lora", "0")], 1)])
     }
     text.family("apus_requests_refused_total", "counter", "Requests that the engine refused, by reason.", refusals)
+    if let spans = state.requests.spans {
+      text.family(
+        "apus_trace_requests_dropped_total", "counter", "Requests whose spans were not written.",
+        [([], Double(spans.dropped))])
+    }
     text.family("apus_engine_steps_total", "counter", "Steps of the engine.", each { Double($0.steps) })
     text.family(
       "apus_uptime_seconds", "gauge", "Since the server was started.",
@@ -196,29 +204,46 @@ private struct EngineReport: Encodable {
   }
 }
 
-/// The answers that ended last, for the console. Never what was said.
+/// The requests under way and those that ended last, for the console. Never what was said.
 private struct RequestReport: Encodable {
   struct Entry: Encodable {
+    /// The answer's id, or the request's where there is no answer.
     var id: String
-    var model: String
-    var finish_reason: String
+    var request_id: String
+    var at: String
+    var state: String
+    var method: String
+    var route: String?
+    var status: Int?
+    var principal: String?
+    var model: String?
+    var finish_reason: String?
+    var error_code: String?
+    var client_gone: Bool
     var prompt_tokens: Int
     var cached_tokens: Int
     var completion_tokens: Int
-    var queue_ms: Double
+    var queue_ms: Double?
     var ttft_ms: Double?
     var total_ms: Double
+    var age_s: Double
+    var bytes: Int
   }
   var requests: [Entry]
 
-  init(_ state: ServerState) {
-    requests = state.engines.flatMap { engine in
-      engine.stats.recent.map {
-        Entry(
-          id: $0.id, model: engine.name, finish_reason: $0.finishReason, prompt_tokens: $0.promptTokens,
-          cached_tokens: $0.cachedTokens, completion_tokens: $0.completionTokens, queue_ms: $0.queueTime * 1000,
-          ttft_ms: $0.timeToFirstToken.map { $0 * 1000 }, total_ms: $0.totalTime * 1000)
-      }
+  init(_ records: [RequestRecord]) {
+    requests = records.map { record in
+      Entry(
+        id: record.answerID ?? record.ownID, request_id: record.id,
+        at: record.startedAt.formatted(Date.ISO8601FormatStyle(includingFractionalSeconds: true)),
+        state: record.state.rawValue, method: record.method, route: record.route, status: record.status,
+        principal: record.principal, model: record.model, finish_reason: record.finishReason,
+        error_code: record.errorCode, client_gone: record.clientIsGone, prompt_tokens: record.promptTokens,
+        cached_tokens: record.cachedTokens, completion_tokens: record.completionTokens,
+        queue_ms: record.queueTime.map(RequestRecord.milliseconds),
+        ttft_ms: record.firstTokenAfter.map(RequestRecord.milliseconds),
+        total_ms: RequestRecord.milliseconds(record.age), age_s: (record.age * 1000).rounded() / 1000,
+        bytes: record.bytes)
     }
   }
 }

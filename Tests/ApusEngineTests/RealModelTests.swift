@@ -200,8 +200,16 @@ struct RealModelTests {
     await #expect(throws: EngineError.queueFull(waiting: 1, limit: 1)) {
       _ = try await engine.answer(.text("Once"), options)
     }
+    // A limit that changes holds for the next request.
+    engine.limitQueue(to: 2)
+    let third = try await engine.answer(.text("Once"), options)
+    engine.limitQueue(to: 1)
+    await #expect(throws: EngineError.queueFull(waiting: 2, limit: 1)) {
+      _ = try await engine.answer(.text("Once"), options)
+    }
     #expect(try await collect(first).tokens.count == 200)
     #expect(try await !collect(second).tokens.isEmpty)
+    #expect(try await !collect(third).tokens.isEmpty)
     engine.stop()
     await #expect(throws: GenerationError.stopped) { _ = try await engine.answer(.text("x"), options) }
   }

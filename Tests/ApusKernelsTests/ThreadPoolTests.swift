@@ -34,7 +34,7 @@ import Testing
     let seed = UInt64.random(in: 0 ... .max)
     for round in 0..<200 {
       for i in 0..<200 { (hits + i).initialize(to: Atomic(0)) }
-      let slow = Int(seed &+ UInt64(round) & 0xFFFF) % 3
+      let slow = Int((seed &+ UInt64(round)) % 3)
       pool.parallelFor(items: 200, grain: 1 + round % 7) { range, thread in
         if thread == slow {
           let until = ContinuousClock.now + .microseconds(20)

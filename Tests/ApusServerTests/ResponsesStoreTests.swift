@@ -15,7 +15,27 @@ import Testing
   private func response(_ id: String, previous: String? = nil, owner: String = "ada", body: String = "{}")
     -> StoredResponse
   {
-    StoredResponse(id: id, owner: owner, previous: previous, created: 5, body: body, input: "[]")
+    StoredResponse(id: id, owner: owner, previous: previous, created: Self.now, body: body, input: "[]")
+  }
+
+  private static let now = Int(Date().timeIntervalSince1970)
+
+  @Test func responsesAreForgottenAfterTheirTime() async throws {
+    try await withStore { store, path in
+      var old = response("old")
+      old.created = Self.now - SQLiteResponseStore.defaultLifetime - 60
+      var recent = response("recent", previous: "old")
+      recent.created = Self.now - SQLiteResponseStore.defaultLifetime + 3600
+      try await store.save(recent)
+      try await store.save(old)
+      #expect(try await store.response("old", of: "ada") == nil)
+      #expect(try await store.response("recent", of: "ada") == recent)
+      #expect(try await store.conversation(endingAt: "recent", of: "ada") == nil)
+      // Not only hidden: it is gone for who would keep everything.
+      let patient = try SQLiteResponseStore(path: path, lifetime: Self.now)
+      #expect(try await patient.response("old", of: "ada") == nil)
+      #expect(try await patient.response("recent", of: "ada") == recent)
+    }
   }
 
   @Test func responsesComeBackAsTheyWere() async throws {

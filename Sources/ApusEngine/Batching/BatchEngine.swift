@@ -89,6 +89,8 @@ public final class BatchEngine: TextEngine {
 
   public var stats: EngineStats { published.withLock { $0 } }
 
+  public func limitQueue(to count: Int) { inbox.post(.limitQueue(count)) }
+
   public var name: String { model.name }
   public var tokenizer: any Tokenizer { model.tokenizer }
   public var chatTemplate: ChatTemplate? { model.chatTemplate }
@@ -196,6 +198,7 @@ public final class BatchEngine: TextEngine {
   private static func loop(
     _ scheduler: Scheduler, _ inbox: Inbox, _ options: BatchOptions, _ publish: (EngineStats) -> Void
   ) {
+    var options = options
     var isStopping = false
     var canGoOn = true
     var published = ContinuousClock.now
@@ -219,6 +222,7 @@ public final class BatchEngine: TextEngine {
             })
         case .cancel(let id): scheduler.cancel(id)
         case .wake: break
+        case .limitQueue(let count): options.maxQueue = count
         case .stop: isStopping = true
         }
       }
@@ -268,6 +272,7 @@ private enum Command: Sendable {
   case cancel(String)
   /// A reader has caught up.
   case wake
+  case limitQueue(Int)
   case stop
 }
 
@@ -322,7 +327,7 @@ private final class Inbox: Sendable {
     for command in left {
       switch command {
       case .submit(_, let reply), .fork(_, _, _, let reply): reply.resume(throwing: GenerationError.stopped)
-      case .cancel, .wake, .stop: break
+      case .cancel, .wake, .limitQueue, .stop: break
       }
     }
   }

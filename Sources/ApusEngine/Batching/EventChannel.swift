@@ -140,15 +140,39 @@ public struct AnswerEvents: AsyncSequence, Sendable {
   }
 
   private let reader: Reader
+  private var observer: (@Sendable (Result<GenerationEvent, any Error>) -> Void)?
 
   init(_ channel: EventChannel) { reader = Reader(channel) }
 
   public struct AsyncIterator: AsyncIteratorProtocol {
     fileprivate let reader: Reader
-    public func next() async throws -> GenerationEvent? { try await reader.channel.next() }
+    fileprivate let observer: (@Sendable (Result<GenerationEvent, any Error>) -> Void)?
+
+    public func next() async throws -> GenerationEvent? {
+      do {
+        let event = try await reader.channel.next()
+        if let event { observer?(.success(event)) }
+        return event
+      } catch {
+        observer?(.failure(error))
+        throw error
+      }
+    }
   }
 
-  public func makeAsyncIterator() -> AsyncIterator { AsyncIterator(reader: reader) }
+  public func makeAsyncIterator() -> AsyncIterator { AsyncIterator(reader: reader, observer: observer) }
+
+  /// Cancels the answer. Does not keep it.
+  public var cancellation: @Sendable () -> Void {
+    { [weak channel = reader.channel] in channel?.cancel() }
+  }
+
+  /// The same events; a function is told each when it is read, and the error that ends them.
+  public func observed(by observer: @escaping @Sendable (Result<GenerationEvent, any Error>) -> Void) -> AnswerEvents {
+    var events = self
+    events.observer = observer
+    return events
+  }
 
   /// Events that a function sends, for other engines than ``BatchEngine``: `body` gets a function that sends one event,
   /// and returns when the answer has ended. The cancellation tells it that the reader is gone.

@@ -174,7 +174,7 @@ private func wrong(_ path: String, _ expected: Any.Type, _ item: Any) -> ConfigE
 }
 
 /// The word of `words` with the fewest edits, if it is near enough to be what was meant.
-func nearest(_ word: String, in words: [String]) -> String? {
+package func nearest(_ word: String, in words: [String]) -> String? {
   let scored = words.map { ($0, ModelStore.editDistance(word.lowercased(), $0.lowercased())) }
   guard let best = scored.min(by: { ($0.1, $0.0) < ($1.1, $1.0) }), best.1 <= max(2, word.count / 3) else { return nil }
   return best.0

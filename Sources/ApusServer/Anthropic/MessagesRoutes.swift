@@ -34,7 +34,7 @@ struct MessagesRoutes: Sendable {
       id: writer.id, principal: context.principal, namespace: state.namespace(of: context.principal, salt: nil))
     let (prompt, options, isStream) = (parsed.prompt.prompt, parsed.options, parsed.stream)
     let response = try await context.untilDisconnected {
-      let answer = try await engine.answer(prompt, options, for: origin)
+      let answer = try await context.answer(from: engine, to: prompt, options, for: origin)
       if !isStream { return try await whole(answer, parts, writer) }
       let held = HeldAnswer(answer.events)
       _ = try await held.hasBegun(within: longestSilence)

@@ -55,7 +55,7 @@ struct OllamaRoutes: Sendable {
       id: RandomID.make("ollama-"), principal: context.principal,
       namespace: state.namespace(of: context.principal, salt: nil))
     return try await context.untilDisconnected {
-      let answer = try await answer(prompt, parsed, engine, origin)
+      let answer = try await answer(prompt, parsed, engine, origin, context)
       if !parsed.stream { return try await whole(answer, parts, writer, start) }
       let held = HeldAnswer(answer.events)
       _ = try await held.hasBegun(within: longestSilence)
@@ -64,12 +64,14 @@ struct OllamaRoutes: Sendable {
   }
 
   private func answer(
-    _ prompt: Prompt, _ parsed: OllamaRequest, _ engine: any TextEngine, _ origin: RequestOrigin
+    _ prompt: Prompt, _ parsed: OllamaRequest, _ engine: any TextEngine, _ origin: RequestOrigin,
+    _ context: ServerContext
   ) async throws -> AnswerStream {
     do {
-      return try await engine.answer(prompt, parsed.options, for: origin)
+      return try await context.answer(from: engine, to: prompt, parsed.options, for: origin)
     } catch GenerationError.noChatTemplate where parsed.plainPrompt != nil {
-      return try await engine.answer(.text(parsed.plainPrompt ?? ""), parsed.options, for: origin)
+      return try await context.answer(
+        from: engine, to: .text(parsed.plainPrompt ?? ""), parsed.options, for: origin)
     }
   }
 

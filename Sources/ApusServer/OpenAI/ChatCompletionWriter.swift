@@ -15,6 +15,8 @@ struct ChatCompletionWriter: Sendable {
   private var completionTokens = 0
   private var tokens: [ChoiceLogProbabilities.Token] = []
   private var calls: [ToolCall] = []
+  /// The bytes of an event before and after its text: in most events nothing else changes.
+  private var frame: (before: [UInt8], after: [UInt8])?
 
   init(
     id: String, created: Int, model: String, tokenizer: any Tokenizer, includeUsage: Bool, continuousUsage: Bool = false
@@ -28,6 +30,31 @@ struct ChatCompletionWriter: Sendable {
   }
 
   // MARK: stream
+
+  /// The events that a part causes, as they go over the wire.
+  mutating func events(for part: AnswerPart) throws -> [UInt8] {
+    guard case .text(let text, let reports) = part, reports.isEmpty, !continuousUsage else {
+      return try chunks(for: part).flatMap { try ServerSentEvents.data($0) }
+    }
+    completionTokens += 1
+    let frame = try frame ?? makeFrame()
+    self.frame = frame
+    var bytes = frame.before
+    CompactJSON.write(text, to: &bytes)
+    bytes += frame.after
+    return bytes
+  }
+
+  /// A chunk whose text is empty, cut where the text stands. Keys are sorted, so no value that a client could have
+  /// chosen comes before it.
+  private func makeFrame() throws -> (before: [UInt8], after: [UInt8]) {
+    let bytes = try ServerSentEvents.data(chunk(.init(content: "")))
+    let key = Array(#""content":"#.utf8)
+    guard let range = bytes.firstRange(of: key + Array(#""""#.utf8)) else {
+      preconditionFailure("a chunk without its text")
+    }
+    return (Array(bytes[..<(range.lowerBound + key.count)]), Array(bytes[range.upperBound...]))
+  }
 
   /// The chunks that a part causes, in order. The first carries the role, the last but the usage the reason.
   mutating func chunks(for part: AnswerPart) -> [ChatCompletionChunk] {

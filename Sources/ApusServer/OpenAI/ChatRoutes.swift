@@ -57,15 +57,14 @@ struct ChatRoutes: Sendable {
       id: id, created: Int(Date().timeIntervalSince1970), model: engine.name, tokenizer: engine.tokenizer,
       includeUsage: parsed.includeUsage, continuousUsage: parsed.continuousUsage)
     let parts = AnswerParts(of: engine, tools: parsed.tools)
-    // A stream notices a client that is gone by its next write, a whole answer only by watching the connection.
     if parsed.stream {
       let answer = try await context.untilDisconnected {
-        try await HeldStream(try await engine.answer(prompt, options, for: origin))
+        try await HeldStream(context.answer(from: engine, to: prompt, options, for: origin))
       }
       return stream(answer, parts, writer)
     }
     return try await context.untilDisconnected {
-      try await whole(try await engine.answer(prompt, options, for: origin), parts, writer)
+      try await whole(context.answer(from: engine, to: prompt, options, for: origin), parts, writer)
     }
   }
 
@@ -89,7 +88,7 @@ struct ChatRoutes: Sendable {
       try await answer.forEach { event in
         var bytes: [UInt8] = []
         for part in parts.parts(for: event) {
-          for chunk in writer.chunks(for: part) { bytes += try ServerSentEvents.data(chunk) }
+          bytes += try writer.events(for: part)
         }
         if !bytes.isEmpty { try await body.write(ByteBuffer(bytes: bytes)) }
       }

@@ -20,6 +20,7 @@ struct CompletionRoutes: Sendable {
     var engine: any TextEngine
     var header: CompletionHeader
     var origin: RequestOrigin
+    var context: ServerContext
   }
 
   @Sendable func completions(_ request: Request, _ context: ServerContext) async throws -> Response {
@@ -33,7 +34,8 @@ struct CompletionRoutes: Sendable {
       header: CompletionHeader(id: id, created: Int(Date().timeIntervalSince1970), model: engine.name),
       origin: RequestOrigin(
         id: id, principal: context.principal,
-        namespace: state.namespace(of: context.principal, salt: parsed.cacheSalt)))
+        namespace: state.namespace(of: context.principal, salt: parsed.cacheSalt)),
+      context: context)
     return try await context.untilDisconnected {
       parsed.stream ? try await stream(job) : try await whole(job)
     }
@@ -56,7 +58,7 @@ struct CompletionRoutes: Sendable {
     // Each prompt is a request of its own to the engine.
     if index > 0 { origin.id += "-\(index)" }
     return try await OpenAIError.naming(prompt.path) {
-      try await job.engine.answer(prompt.prompt, job.request.options, for: origin)
+      try await job.context.answer(from: job.engine, to: prompt.prompt, job.request.options, for: origin)
     }
   }
 

@@ -85,6 +85,7 @@ struct OpenAIError: Error, HTTPResponseError, Equatable {
   var body: Body { Body(error: .init(message: message, type: type, param: param, code: code)) }
 
   func response(from request: Request, context: some RequestContext) throws -> Response {
+    RequestRecorder.current?.update { $0.errorCode = code }
     var response = try Response.json(body, status: status)
     switch status {
     case .tooManyRequests: response.headers[.retryAfter] = "1"

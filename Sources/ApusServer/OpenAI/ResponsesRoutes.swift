@@ -63,7 +63,9 @@ struct ResponseRoutes: Sendable {
         id: id, created: created, model: engine.name, request: parsed, tokenizer: engine.tokenizer),
       record: parsed.store ? record : nil
     ) { [options = parsed.options] in
-      try await OpenAIError.naming("input") { try await engine.answer(prompt, options, for: origin) }
+      try await OpenAIError.naming("input") {
+        try await context.answer(from: engine, to: prompt, options, for: origin)
+      }
     }
     return try await context.untilDisconnected { [isStream = parsed.stream] in
       isStream ? try await stream(job, id, of: origin.principal) : try await whole(job)

@@ -6,9 +6,17 @@ import GRDB
 /// The journal is a write-ahead log: a row that was committed survives the process being killed at any moment.
 struct SQLiteResponseStore: ResponseStore {
   private let database: DatabasePool
+  /// Seconds after which a response is forgotten.
+  private let lifetime: Int
+
+  /// 30 days, as long as OpenAI keeps them.
+  static let defaultLifetime = 30 * 24 * 3600
+  /// Responses that one `save` forgets at most, so that none takes long.
+  private static let forgottenAtOnce = 64
 
   /// Opens the file, and makes it and its table if they are not there.
-  init(path: String) throws {
+  init(path: String, lifetime: Int = Self.defaultLifetime) throws {
+    self.lifetime = lifetime
     database = try DatabasePool(path: path)
     var migrator = DatabaseMigrator()
     migrator.registerMigration("responses") { database in
@@ -20,6 +28,9 @@ struct SQLiteResponseStore: ResponseStore {
         table.column("body", .text).notNull()
         table.column("input", .text).notNull()
       }
+    }
+    migrator.registerMigration("expiry") { database in
+      try database.create(index: "response-created", on: "response", columns: ["created"])
     }
     try migrator.migrate(database)
   }
@@ -35,11 +46,17 @@ struct SQLiteResponseStore: ResponseStore {
         arguments: [
           response.id, response.owner, response.previous, response.created, response.body, response.input,
         ])
+      try database.execute(
+        sql: "DELETE FROM response WHERE id IN (SELECT id FROM response WHERE created < ? ORDER BY created LIMIT ?)",
+        arguments: [oldest, Self.forgottenAtOnce])
     }
   }
 
+  /// When the oldest response that is still kept was made, in seconds since 1970.
+  private var oldest: Int { Int(Date().timeIntervalSince1970) - lifetime }
+
   func response(_ id: String, of owner: String) async throws -> StoredResponse? {
-    try await database.read { try Self.fetch(id, of: owner, in: $0) }
+    try await database.read { try fetch(id, of: owner, in: $0) }
   }
 
   func conversation(endingAt id: String, of owner: String) async throws -> [StoredResponse]? {
@@ -47,7 +64,7 @@ struct SQLiteResponseStore: ResponseStore {
       var chain: [StoredResponse] = []
       var next: String? = id
       while let id = next {
-        guard let response = try Self.fetch(id, of: owner, in: database) else { return nil }
+        guard let response = try fetch(id, of: owner, in: database) else { return nil }
         chain.append(response)
         next = response.previous
       }
@@ -62,9 +79,10 @@ struct SQLiteResponseStore: ResponseStore {
     }
   }
 
-  private static func fetch(_ id: String, of owner: String, in database: Database) throws -> StoredResponse? {
+  private func fetch(_ id: String, of owner: String, in database: Database) throws -> StoredResponse? {
     try Row.fetchOne(
-      database, sql: "SELECT * FROM response WHERE id = ? AND owner = ?", arguments: [id, owner]
+      database, sql: "SELECT * FROM response WHERE id = ? AND owner = ? AND created >= ?",
+      arguments: [id, owner, oldest]
     ).map {
       StoredResponse(
         id: $0["id"], owner: $0["owner"], previous: $0["previous"], created: $0["created"], body: $0["body"],

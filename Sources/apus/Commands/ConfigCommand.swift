@@ -1,17 +1,19 @@
 import ApusModels
+import ApusServer
 import ArgumentParser
 import Foundation
 
 struct ConfigCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "config",
-    abstract: "Shows what a model is composed of.",
+    abstract: "Shows what a model is composed of, and checks a server's settings.",
     discussion: """
       apus config show smollm2-135m
       apus config diff smollm2-135m qwen2.5-coder-0.5b
       apus config golden qwen2.5-coder-0.5b > qwen2.golden
+      apus config check apus.yaml
       """,
-    subcommands: [Show.self, Diff.self, Golden.self])
+    subcommands: [Show.self, Diff.self, Golden.self, Check.self])
 
   /// The config of a model, which is loaded for it.
   static func config(_ name: String) throws -> any ModelConfig {
@@ -68,6 +70,31 @@ struct ConfigCommand: ParsableCommand {
       } else {
         Terminal.write(text)
       }
+    }
+  }
+  struct Check: ParsableCommand {
+    static let configuration = CommandConfiguration(
+      abstract: "Tells what is wrong with a file for `apus serve --config`. Exit status 1 if anything is.",
+      discussion: "apus config check apus.yaml --json")
+
+    @Argument(help: "The YAML file.") var file = "apus.yaml"
+    @Flag(help: "Print one JSON object.") var json = false
+
+    private struct Result: Encodable {
+      var file: String
+      var isOk: Bool
+      var problems: [ConfigurationProblem]
+    }
+
+    func run() throws {
+      var problems: [ConfigurationProblem] = []
+      do { _ = try ServerConfiguration(file: file) } catch { problems = error.problems }
+      if json {
+        try JSONOutput.print(Result(file: file, isOk: problems.isEmpty, problems: problems))
+      } else {
+        Terminal.write(problems.isEmpty ? "ok\n" : problems.map { "\(file):\($0)\n" }.joined())
+      }
+      if !problems.isEmpty { throw ExitCode(1) }
     }
   }
 }

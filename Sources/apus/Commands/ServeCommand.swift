@@ -13,6 +13,7 @@ struct ServeCommand: ParsableCommand {
       apus serve
       apus serve -m qwen2.5-coder-0.5b -m minilm-l6 --port 9000
       apus serve --api-key-file keys.txt --host 0.0.0.0 --tls-certificate cert.pem --tls-key key.pem
+      apus serve --config apus.yaml --log-format json
       curl http://127.0.0.1:8080/v1/chat/completions -H 'content-type: application/json' \\
         -d '{"model": "smollm2-135m", "messages": [{"role": "user", "content": "Hello"}]}'
 
@@ -20,7 +21,12 @@ struct ServeCommand: ParsableCommand {
       /, the API's description at /openapi.json, figures at /metrics. A model's memory is taken at its first request and,
       with --idle-unload, given back when it is not asked for a while.
 
-      SIGTERM and Ctrl-C let the answers under way finish, a second one ends at once. SIGHUP reads --api-key-file again.
+      A file for --config has the options' names as keys, with models, allowed-origins, tls: {certificate, key} and
+      log: {level, format, prompts}; `apus config check FILE` tells what is wrong with one. Options of the command line
+      win over it.
+
+      SIGTERM and Ctrl-C let the answers under way finish, a second one ends at once. SIGHUP reads --api-key-file again,
+      and max-queue and drain-timeout from the file of --config.
       """)
 
   @Option(
@@ -30,11 +36,14 @@ struct ServeCommand: ParsableCommand {
 
   @OptionGroup(title: "Execution") var runner: RunnerArguments
 
-  @Option(help: "The address to listen on; 0.0.0.0 is every network.")
-  var host = "127.0.0.1"
+  @Option(help: "A YAML file with settings; options given here win over it.")
+  var config: String?
 
-  @Option(help: "The port; 0 lets the system choose.")
-  var port = 8080
+  @Option(help: "The address to listen on; 0.0.0.0 is every network (default: \(ServerOptions().host)).")
+  var host: String?
+
+  @Option(help: "The port; 0 lets the system choose (default: \(ServerOptions().port)).")
+  var port: Int?
 
   @Option(help: "Listen on this Unix socket instead.")
   var uds: String?
@@ -51,34 +60,52 @@ struct ServeCommand: ParsableCommand {
   @Option(parsing: .singleValue, help: "Let web pages of this origin use the API (* is every one); may be repeated.")
   var allowOrigin: [String] = []
 
-  @Option(help: "MiB of keys and values that all answers of a model share.")
-  var kvPool = BatchEngine.defaultPoolBytes >> 20
+  @Option(
+    help: "MiB of keys and values that all answers of a model share (default: \(BatchEngine.defaultPoolBytes >> 20)).")
+  var kvPool: Int?
 
-  @Option(help: "Answers of a model that are computed together.")
-  var maxRunning = BatchOptions().maxRunning
+  @Option(help: "Answers of a model that are computed together (default: \(BatchOptions().maxRunning)).")
+  var maxRunning: Int?
 
-  @Option(help: "Requests of a model that may wait.")
-  var maxQueue = BatchOptions().maxQueue
+  @Option(help: "Requests of a model that may wait (default: \(BatchOptions().maxQueue)).")
+  var maxQueue: Int?
 
   @Option(help: "Give a model's memory back when nothing has been asked of it for so many seconds (default: never).")
   var idleUnload: Double?
 
-  @Option(help: "Seconds that answers under way may take after SIGTERM.")
-  var drainTimeout = ServerOptions().drainTimeout
+  @Option(
+    help: "Seconds that answers under way may take after SIGTERM (default: \(Int(ServerOptions().drainTimeout))).")
+  var drainTimeout: Double?
 
   @Option(help: "A SQLite file for responses that clients ask to be stored (default: none are stored).")
   var responses: String?
 
-  @Option(help: "Refuse requests larger than this many bytes.")
-  var bodyLimit = 16 << 20
+  @Option(help: "Refuse requests larger than this many bytes (default: \(ServerOptions().bodyLimit)).")
+  var bodyLimit: Int?
+
+  @Option(help: "The least important lines of the log, on standard error (default: info; with --json warning).")
+  var logLevel: Logger.Level?
+
+  @Option(help: "How the log is written (default: text).")
+  var logFormat: LogFormat?
+
+  @Flag(help: "Write prompts and answers to the log.")
+  var logPrompts = false
+
+  @Option(help: "Append each request's spans to this file, as OTLP's JSON, a line a request.")
+  var traceFile: String?
 
   @Flag(help: "Print a JSON object with the address when the server listens.")
   var json = false
 
   func validate() throws {
-    guard (0...65535).contains(port) else { throw ValidationError("--port is \(port), expected 0 to 65535.") }
-    guard kvPool > 0 else { throw ValidationError("--kv-pool is \(kvPool), expected at least 1.") }
-    guard maxRunning > 0, maxQueue > 0 else { throw ValidationError("--max-running and --max-queue start at 1.") }
+    if let port, !(0...65535).contains(port) { throw ValidationError("--port is \(port), expected 0 to 65535.") }
+    let atLeastOne = [
+      ("--kv-pool", kvPool), ("--max-running", maxRunning), ("--max-queue", maxQueue), ("--body-limit", bodyLimit),
+    ]
+    for case (let name, let value?) in atLeastOne where value < 1 {
+      throw ValidationError("\(name) is \(value), expected at least 1.")
+    }
     if let idleUnload, idleUnload <= 0 {
       throw ValidationError("--idle-unload is \(idleUnload), expected more than 0.")
     }
@@ -87,20 +114,48 @@ struct ServeCommand: ParsableCommand {
     }
   }
 
-  private var serverOptions: ServerOptions {
-    get throws {
-      var tls: ServerOptions.TLS?
-      if let tlsCertificate, let tlsKey { tls = .init(certificates: tlsCertificate, privateKey: tlsKey) }
-      return ServerOptions(
-        host: host, port: port, unixSocket: uds, tls: tls, bodyLimit: bodyLimit,
-        keys: try apiKeyFile.map { try KeyRing(file: $0) }, allowedOrigins: allowOrigin, drainTimeout: drainTimeout,
-        responseDatabase: responses)
-    }
+  /// What the command line says.
+  private var given: ServerConfiguration {
+    var given = ServerConfiguration()
+    given.host = host
+    given.port = port
+    given.unixSocket = uds
+    given.models = models.isEmpty ? nil : models
+    given.keyFile = apiKeyFile
+    given.tlsCertificate = tlsCertificate
+    given.tlsKey = tlsKey
+    given.allowedOrigins = allowOrigin.isEmpty ? nil : allowOrigin
+    given.kvPool = kvPool
+    given.maxRunning = maxRunning
+    given.maxQueue = maxQueue
+    given.idleUnload = idleUnload
+    given.drainTimeout = drainTimeout
+    given.responses = responses
+    given.bodyLimit = bodyLimit
+    given.threads = runner.threads
+    given.contextLength = runner.contextLength
+    given.exact = runner.exact ? true : nil
+    given.logLevel = logLevel
+    given.logFormat = logFormat
+    given.logsPrompts = logPrompts ? true : nil
+    given.traceFile = traceFile
+    return given
   }
 
   func run() throws {
-    let options = try serverOptions
-    let loaded = try (models.isEmpty ? [Catalogue.defaultModel] : models).map { name in
+    let given = given
+    let settings = try given.over(config.map { try ServerConfiguration(file: $0) } ?? ServerConfiguration())
+    var options = try settings.serverOptions
+    if let config {
+      options.reload = {
+        let latest = given.over(try ServerConfiguration(file: config))
+        let changes = latest.changes(from: settings)
+        return ReloadedSettings(
+          drainTimeout: latest.drainTimeout ?? ServerOptions().drainTimeout, maxQueue: latest.batchOptions.maxQueue,
+          changed: changes.reloadable, unchangeable: changes.fixed)
+      }
+    }
+    let loaded = try (settings.models ?? [Catalogue.defaultModel]).map { name in
       var model = ModelOptions()
       model.name = name
       return try model.load().model
@@ -108,34 +163,66 @@ struct ServeCommand: ParsableCommand {
     if let twice = Dictionary(grouping: loaded, by: \.name).first(where: { $0.value.count > 1 }) {
       throw ValidationError("--model \(twice.key) is given twice.")
     }
-    var runnerOptions = runner.options
-    runnerOptions.kvPoolBytes = kvPool << 20
-    let batch = BatchOptions(maxRunning: maxRunning, maxQueue: maxQueue)
-    let idleAfter = idleUnload.map { Duration.seconds($0) }
+    let engineOptions = settings.runnerOptions
+    let idleAfter = settings.idleUnload.map { Duration.seconds($0) }
     let engines = try loaded.filter { !$0.isEncoder }.map {
-      try OnDemandEngine($0, runnerOptions, batch, idleAfter: idleAfter)
+      try OnDemandEngine($0, engineOptions, settings.batchOptions, idleAfter: idleAfter)
     }
     let encoders = loaded.filter(\.isEncoder)
-    let encoderOptions = runner.options
+    var encoderOptions = engineOptions
+    encoderOptions.kvPoolBytes = nil
     let names = loaded.map(\.name).joined(separator: ", ")
-    let address = uds.map { "unix:\($0)" } ?? "\(tlsKey == nil ? "http" : "https")://\(host)"
-    let (json, isSocket) = (json, uds != nil)
-    var logger = Logger(label: "apus")
-    logger.logLevel = .warning
-    let quiet = logger
-    try waitFor {
+    let address =
+      settings.unixSocket.map { "unix:\($0)" }
+      ?? "\(settings.tlsKey == nil ? "http" : "https")://\(options.host)"
+    let (json, isSocket, logFormat) = (json, settings.unixSocket != nil, settings.logFormat ?? .text)
+    let logger = Logger.apus(logFormat, level: settings.logLevel ?? (json ? .warning : .info))
+    try waitFor { [options, encoderOptions] in
       var encoding: [any EmbeddingEngine] = []
       for model in encoders { encoding.append(try await EncoderEngine(model, encoderOptions)) }
       // Without a time to unload it there is no reason to let the first request wait.
       if idleAfter == nil { for engine in engines { try await engine.warmUp() } }
-      try await Server(engines, encoders: encoding, options, logger: quiet).run { port in
+      try await Server(engines, encoders: encoding, options, logger: logger).run { port in
         let url = isSocket ? address : "\(address):\(port)"
         if json {
           try? JSONOutput.print(["model": names, "url": url + "/v1"])
-        } else {
+        } else if logFormat == .text {
           Terminal.note("\(names) on \(url)/v1, console on \(url)/")
+        } else {
+          logger.notice("listening", metadata: ["url": .string(url), "models": .string(names)])
         }
       }
     }
   }
 }
+
+extension ServerConfiguration {
+  /// Throws what reading the file of keys throws.
+  fileprivate var serverOptions: ServerOptions {
+    get throws {
+      let usual = ServerOptions()
+      var tls: ServerOptions.TLS?
+      if let tlsCertificate, let tlsKey { tls = .init(certificates: tlsCertificate, privateKey: tlsKey) }
+      return ServerOptions(
+        host: host ?? usual.host, port: port ?? usual.port, unixSocket: unixSocket, tls: tls,
+        bodyLimit: bodyLimit ?? usual.bodyLimit, keys: try keyFile.map { try KeyRing(file: $0) },
+        allowedOrigins: allowedOrigins ?? [], drainTimeout: drainTimeout ?? usual.drainTimeout,
+        responseDatabase: responses, logsPrompts: logsPrompts ?? false, traceFile: traceFile)
+    }
+  }
+
+  fileprivate var batchOptions: BatchOptions {
+    let usual = BatchOptions()
+    return BatchOptions(maxRunning: maxRunning ?? usual.maxRunning, maxQueue: maxQueue ?? usual.maxQueue)
+  }
+
+  fileprivate var runnerOptions: RunnerOptions {
+    var options = RunnerOptions(threads: threads, exact: exact ?? false, contextLength: contextLength)
+    options.kvPoolBytes = kvPool.map { $0 << 20 }
+    return options
+  }
+}
+
+extension LogFormat: ExpressibleByArgument {}
+
+extension Logger.Level: @retroactive ExpressibleByArgument {}

@@ -1,0 +1,167 @@
+import Logging
+
+/// The settings of a server as a file or the command line gives them; nil is one that is not given.
+///
+/// ```swift
+/// let file = try ServerConfiguration(file: "apus.yaml")
+/// let settings = flags.over(file)
+/// ```
+public struct ServerConfiguration: Sendable, Equatable {
+  public var host: String?
+  public var port: Int?
+  public var unixSocket: String?
+  public var models: [String]?
+  public var keyFile: String?
+  public var tlsCertificate: String?
+  public var tlsKey: String?
+  public var allowedOrigins: [String]?
+  /// MiB of keys and values that all answers of a model share.
+  public var kvPool: Int?
+  public var maxRunning: Int?
+  public var maxQueue: Int?
+  /// Seconds.
+  public var idleUnload: Double?
+  /// Seconds.
+  public var drainTimeout: Double?
+  public var responses: String?
+  /// Bytes.
+  public var bodyLimit: Int?
+  public var threads: Int?
+  /// Tokens.
+  public var contextLength: Int?
+  public var exact: Bool?
+  public var logLevel: Logger.Level?
+  public var logFormat: LogFormat?
+  public var logsPrompts: Bool?
+  public var traceFile: String?
+
+  public init() {}
+
+  /// Every setting, by its path in the file.
+  static let settings: [Setting] = [
+    .init("host", \.host, .text),
+    .init("port", \.port, .whole(0...65535)),
+    .init("uds", \.unixSocket, .text),
+    .init("models", \.models, .texts),
+    .init("api-key-file", \.keyFile, .text),
+    .init("tls.certificate", \.tlsCertificate, .text),
+    .init("tls.key", \.tlsKey, .text),
+    .init("allowed-origins", \.allowedOrigins, .texts),
+    .init("kv-pool", \.kvPool, .whole(1...mostMiB)),
+    .init("max-running", \.maxRunning, .whole(1...Int(Int32.max))),
+    .init("max-queue", \.maxQueue, .whole(1...Int(Int32.max)), isReloadable: true),
+    .init("idle-unload", \.idleUnload, .seconds(orZero: false)),
+    .init("drain-timeout", \.drainTimeout, .seconds(orZero: true), isReloadable: true),
+    .init("responses", \.responses, .text),
+    .init("body-limit", \.bodyLimit, .whole(1...Int.max)),
+    .init("threads", \.threads, .whole(1...1024)),
+    .init("context", \.contextLength, .whole(1...Int(Int32.max))),
+    .init("exact", \.exact, .flag),
+    .init("log.level", \.logLevel, .choice),
+    .init("log.format", \.logFormat, .choice),
+    .init("log.prompts", \.logsPrompts, .flag),
+    .init("trace-file", \.traceFile, .text),
+  ]
+
+  /// What still is a number of bytes in 63 bits.
+  private static let mostMiB = Int.max >> 20
+
+  /// These settings, and another's where these are not given.
+  public func over(_ other: ServerConfiguration) -> ServerConfiguration {
+    var sum = self
+    for setting in Self.settings { setting.fill(&sum, other) }
+    return sum
+  }
+
+  /// The paths of the settings that differ: those that a running server takes over, and those that need a new one.
+  public func changes(from old: ServerConfiguration) -> (reloadable: [String], fixed: [String]) {
+    let changed = Self.settings.filter { !$0.isEqual(self, old) }
+    return (changed.filter(\.isReloadable).map(\.path), changed.filter { !$0.isReloadable }.map(\.path))
+  }
+}
+
+/// How lines of the log are written.
+public enum LogFormat: String, Sendable, CaseIterable {
+  /// For people.
+  case text
+  /// One JSON object a line.
+  case json
+}
+
+extension ServerConfiguration {
+  /// One setting: where it stands in a file and in a configuration, and what it may be.
+  struct Setting: Sendable {
+    let path: String
+    /// Whether a running server takes a new value over.
+    let isReloadable: Bool
+    let isEqual: @Sendable (ServerConfiguration, ServerConfiguration) -> Bool
+    /// Takes the value from the second if the first has none.
+    let fill: @Sendable (inout ServerConfiguration, ServerConfiguration) -> Void
+    /// Takes the value from a file's node; returns what was expected if it is something else.
+    let read: @Sendable (ConfigurationNode, inout ServerConfiguration) -> String?
+
+    init<Value: Sendable & Equatable>(
+      _ path: String, _ place: WritableKeyPath<ServerConfiguration, Value?> & Sendable, _ kind: SettingKind<Value>,
+      isReloadable: Bool = false
+    ) {
+      self.path = path
+      self.isReloadable = isReloadable
+      isEqual = { $0[keyPath: place] == $1[keyPath: place] }
+      fill = { if $0[keyPath: place] == nil { $0[keyPath: place] = $1[keyPath: place] } }
+      read = { node, configuration in
+        guard let value = kind.read(node) else { return kind.expected }
+        configuration[keyPath: place] = value
+        return nil
+      }
+    }
+  }
+}
+
+/// What a setting may be.
+struct SettingKind<Value: Sendable>: Sendable {
+  /// In words, for people who gave something else.
+  let expected: String
+  let read: @Sendable (ConfigurationNode) -> Value?
+}
+
+extension SettingKind<String> {
+  static let text = SettingKind(expected: "a text; numbers and words such as true in quotes") { $0.text }
+}
+
+extension SettingKind<[String]> {
+  static let texts = SettingKind(expected: "a list of texts") { node in
+    guard let items = node.items, !items.isEmpty else { return nil }
+    let texts = items.compactMap(\.text)
+    return texts.count == items.count ? texts : nil
+  }
+}
+
+extension SettingKind<Int> {
+  static func whole(_ range: ClosedRange<Int>) -> SettingKind {
+    let bounds =
+      range.upperBound == .max ? "from \(range.lowerBound)" : "from \(range.lowerBound) to \(range.upperBound)"
+    return SettingKind(expected: "a whole number \(bounds)") { node in
+      node.integer.flatMap { range.contains($0) ? $0 : nil }
+    }
+  }
+}
+
+extension SettingKind<Double> {
+  static func seconds(orZero: Bool) -> SettingKind {
+    SettingKind(expected: orZero ? "seconds, 0 or more" : "seconds, more than 0") { node in
+      node.number.flatMap { $0 > 0 || (orZero && $0 == 0) ? $0 : nil }
+    }
+  }
+}
+
+extension SettingKind<Bool> {
+  static let flag = SettingKind(expected: "true or false") { $0.flag }
+}
+
+extension SettingKind where Value: CaseIterable & RawRepresentable<String> {
+  static var choice: SettingKind {
+    SettingKind(expected: "one of " + Value.allCases.map(\.rawValue).joined(separator: ", ")) { node in
+      node.text.flatMap { Value(rawValue: $0) }
+    }
+  }
+}
