@@ -53,6 +53,7 @@ public final class OnDemandEngine: TextEngine {
   public func answer(_ prompt: Prompt, _ options: GenerationOptions, for origin: RequestOrigin) async throws
     -> AnswerStream
   {
+    try served.checkLength(of: prompt, contextLength: contextLength)
     let tokens = Prompt.tokens(try tokens(of: prompt))
     do {
       return try await load().answer(tokens, options, for: origin)

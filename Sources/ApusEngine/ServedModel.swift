@@ -22,6 +22,22 @@ struct ServedModel: Sendable {
   /// The most tokens of one sequence under these options.
   func contextLength(_ options: RunnerOptions) -> Int { options.contextLength ?? min(model.contextLength, 4096) }
 
+  /// Refuses a prompt that has more bytes than the context's tokens could stand for, before work is spent on it. O(bytes).
+  func checkLength(of prompt: Prompt, contextLength: Int) throws {
+    let bytes =
+      switch prompt {
+      case .text(let text): text.utf8.count
+      case .chat(let messages, _): messages.reduce(0) { $0 + $1.contentBytes }
+      case .tokens: 0
+      }
+    // Only a prompt that looks too long asks for the vocabulary's longest token.
+    guard bytes / Self.usualTokenBytes > contextLength else { return }
+    let least = bytes / max(1, vocabulary.longestToken)
+    if least > contextLength { throw RunnerError.contextOverflow(tokens: least, contextLength: contextLength) }
+  }
+
+  private static let usualTokenBytes = 8
+
   /// Throws ``GenerationError/noChatTemplate(model:)`` and `TemplateError`.
   func tokens(of prompt: Prompt) throws -> [Int32] {
     if case .chat(let messages, let tools) = prompt, let formatter {
@@ -45,5 +61,13 @@ private final class SharedTrie: Sendable {
       made = trie
       return trie
     }
+  }
+}
+
+extension JinjaValue {
+  /// Bytes of a message's text.
+  fileprivate var contentBytes: Int {
+    guard case .mapping(let fields) = self, case .string(let text)? = fields["content"] else { return 0 }
+    return text.utf8.count
   }
 }

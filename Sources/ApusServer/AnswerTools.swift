@@ -63,7 +63,9 @@ struct AnswerTools: Sendable {
       guard let part = try part(dialect: engine.toolCallDialect, format: format.part(path: formatPath)) else {
         return nil
       }
-      return TokenGrammar(try Grammar(part), vocabulary: engine.vocabulary)
+      let isOfTools = offered != nil && (choice != .auto || engine.toolCallDialect != nil)
+      return TokenGrammar(
+        try Grammar(part, name: isOfTools ? "tools" : formatPath), vocabulary: engine.vocabulary)
     } catch {
       throw OpenAIError(error)
     }

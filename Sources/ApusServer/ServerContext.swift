@@ -15,6 +15,30 @@ struct ServerContext: RequestContext {
     channel = source.channel
   }
 
+  /// The request's whole body. One that is too large or too slow is an error, and the connection of one that is too slow
+  /// is closed: what is left of it would never end.
+  func body(
+    of request: Request, upTo limit: Int, within seconds: Int = Self.longestUpload
+  ) async throws -> ByteBuffer {
+    let body = request.body
+    return try await withThrowingTaskGroup(of: ByteBuffer?.self) { group in
+      group.addTask { try await body.collect(upTo: limit) }
+      group.addTask {
+        try await Task.sleep(for: .seconds(seconds))
+        return nil
+      }
+      defer { group.cancelAll() }
+      if let buffer = try await group.next() ?? nil { return buffer }
+      channel.eventLoop.scheduleTask(in: Self.timeToAnswer) { [channel] in channel.close(mode: .all, promise: nil) }
+      throw OpenAIError.tooSlow(seconds: seconds)
+    }
+  }
+
+  /// Seconds.
+  private static let longestUpload = 60
+  /// Until a connection is closed whose error is on its way.
+  private static let timeToAnswer = TimeAmount.seconds(1)
+
   /// Runs a body in a task that is cancelled when the client hangs up.
   func untilDisconnected<T: Sendable>(_ body: @escaping @Sendable () async throws -> T) async throws -> T {
     let watch = try await watch()

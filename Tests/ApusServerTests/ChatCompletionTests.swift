@@ -170,6 +170,7 @@ import Testing
     for body in ["", "{", "[]", #"{"model": "fake", "messages": ["#, "\u{1}"] {
       try await expectError(body, .badRequest, code: "invalid_json")
     }
+    try await expectError("{\"model\": \"f\u{0}\"}", .badRequest, code: "invalid_json")
     let q = Self.question
     try await expectError("{\(q)}", .badRequest, param: "model", code: "missing_required_parameter")
     try await expectError(#"{"model": "fake"}"#, .badRequest, param: "messages", code: "missing_required_parameter")
@@ -276,6 +277,43 @@ import Testing
       socket.close()
       while engine.cancelled.withLock({ $0 }) == 0 { try await Task.sleep(for: .milliseconds(5)) }
     }
+  }
+
+  /// Over a real socket: a client that only closes its half could read on, but reads no further answer.
+  @Test(.timeLimit(.minutes(1))) func closingOneHalfCancelsTheStream() async throws {
+    let engine = FakeEngine(isEndless: true)
+    try await Server([engine], .init(port: 0)).application().test(.live) { client in
+      let socket = try ReadingSocket(port: try #require(client.port))
+      let body = #"{"model": "fake", \#(Self.question), "stream": true}"#
+      try socket.send(
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: \(body.utf8.count)\r\n\r\n\(body)")
+      _ = try await socket.read(until: #""content":"x""#)
+      #expect(engine.cancelled.withLock { $0 } == 0)
+      socket.closeOutput()
+      while engine.cancelled.withLock({ $0 }) == 0 { try await Task.sleep(for: .milliseconds(5)) }
+      socket.close()
+    }
+  }
+
+  /// Over a real socket: a body that does not come to its end is an error, and its connection ends.
+  @Test(.timeLimit(.minutes(1))) func aBodyThatIsTooSlowIsRefused() async throws {
+    let router = Router(context: ServerContext.self)
+    router.add(middleware: ErrorMiddleware(bodyLimit: 100))
+    router.post("slow") { request, context in
+      String(buffer: try await context.body(of: request, upTo: 100, within: 1))
+    }
+    try await Application(router: router, configuration: .init(address: .hostname("127.0.0.1", port: 0)))
+      .test(.live) { client in
+        let socket = try ReadingSocket(port: try #require(client.port))
+        try socket.send("POST /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc")
+        #expect(try await socket.read(until: "abc").hasPrefix("HTTP/1.1 200"))
+        try socket.send("POST /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\na")
+        let start = ContinuousClock.now
+        #expect(try await socket.read(until: "request_timeout").contains("HTTP/1.1 408"))
+        #expect(ContinuousClock.now - start > .milliseconds(900))
+        await #expect(throws: ReadingSocket.Failed.self) { try await socket.read(until: "more") }
+        socket.close()
+      }
   }
 }
 

@@ -201,5 +201,8 @@ final class ReadingSocket: Sendable {
     }
   }
 
+  /// Says that nothing more will be sent.
+  func closeOutput() { shutdown(descriptor, Int32(SHUT_WR)) }
+
   func close() { Foundation.close(descriptor) }
 }

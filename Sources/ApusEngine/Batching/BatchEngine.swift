@@ -21,7 +21,7 @@ public struct BatchOptions: Sendable {
 
   public init(
     maxRunning: Int = 32, maxQueue: Int = 256, maxQueuedTokens: Int = 65_536, channelCapacity: Int = 256,
-    latencyFactor: Double = 2.5
+    latencyFactor: Double = 2.2
   ) {
     self.maxRunning = maxRunning
     self.maxQueue = maxQueue
@@ -104,6 +104,7 @@ public final class BatchEngine: TextEngine {
   public func answer(_ prompt: Prompt, _ options: GenerationOptions, for origin: RequestOrigin) async throws
     -> AnswerStream
   {
+    try served.checkLength(of: prompt, contextLength: contextLength)
     var tokens = try tokens(of: prompt)
     if tokens.isEmpty {
       guard let bos = tokenizer.specialTokens.bos else { throw GenerationError.emptyPrompt }

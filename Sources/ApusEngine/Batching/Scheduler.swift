@@ -375,7 +375,11 @@ struct PrefillPace {
   /// Seconds a step with decodes only takes, and a prompt token beside them; nil until measured.
   private var decodeStep: Double?
   private var promptToken: Double?
-  private static let smallest = 8
+  /// A chunk's cost has a part that does not depend on its tokens (the keys and values before it are read again), so
+  /// chunks of one token would waste most of a step.
+  private static let smallest = 2
+  /// Tokens of the first chunks, whose cost is not known yet.
+  private static let first = 16
   private static let weight = 0.1
 
   init(latencyFactor: Double, longest: Int) {
@@ -386,7 +390,7 @@ struct PrefillPace {
   /// Prompt tokens for a step with so many decodes.
   func budget(decodes: Int) -> Int {
     if decodes == 0 { return longest }
-    guard let decodeStep, let promptToken else { return 4 * Self.smallest }
+    guard let decodeStep, let promptToken else { return Self.first }
     let tokens = (latencyFactor - 1) * decodeStep / promptToken
     return max(Self.smallest, min(longest, Int(tokens.rounded(.down))))
   }

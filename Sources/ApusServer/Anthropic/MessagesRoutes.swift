@@ -16,14 +16,14 @@ struct MessagesRoutes: Sendable {
   }
 
   @Sendable func countTokens(_ request: Request, _ context: ServerContext) async throws -> Response {
-    let bytes = try await request.body.collect(upTo: bodyLimit)
+    let bytes = try await context.body(of: request, upTo: bodyLimit)
     let prompt = try MessagesPrompt(body: Array(bytes.readableBytesView))
     let tokens = try state.engine(named: prompt.model).tokens(of: prompt.prompt)
     return named(.compactJSON(.mapping(["input_tokens": .integer(tokens.count)])), context)
   }
 
   @Sendable func messages(_ request: Request, _ context: ServerContext) async throws -> Response {
-    let bytes = try await request.body.collect(upTo: bodyLimit)
+    let bytes = try await context.body(of: request, upTo: bodyLimit)
     var parsed = try MessagesRequest(body: Array(bytes.readableBytesView), randomSeed: .random(in: 0 ... .max))
     let engine = try state.engine(named: parsed.prompt.model)
     parsed.options.grammar = try parsed.prompt.tools.grammar(

@@ -36,7 +36,7 @@ struct OllamaRoutes: Sendable {
     _ shape: OllamaWriter.Shape, _ request: Request, _ context: ServerContext
   ) async throws -> Response {
     let start = ContinuousClock.now
-    let bytes = try await request.body.collect(upTo: bodyLimit)
+    let bytes = try await context.body(of: request, upTo: bodyLimit)
     var request = try OllamaRequest(
       shape, body: Array(bytes.readableBytesView), randomSeed: .random(in: 0 ... .max))
     let engine = try engine(named: request.model)
@@ -118,7 +118,7 @@ struct OllamaRoutes: Sendable {
 
   @Sendable private func embed(_ request: Request, _ context: ServerContext) async throws -> Response {
     let start = ContinuousClock.now
-    let bytes = try await request.body.collect(upTo: bodyLimit)
+    let bytes = try await context.body(of: request, upTo: bodyLimit)
     let parsed = try OllamaEmbedRequest(body: Array(bytes.readableBytesView))
     let (vectors, tokens) = try await vectors(parsed, context)
     var body = Array("{".utf8)
@@ -137,7 +137,7 @@ struct OllamaRoutes: Sendable {
   }
 
   @Sendable private func olderEmbeddings(_ request: Request, _ context: ServerContext) async throws -> Response {
-    let bytes = try await request.body.collect(upTo: bodyLimit)
+    let bytes = try await context.body(of: request, upTo: bodyLimit)
     let parsed = try OllamaEmbedRequest(olderBody: Array(bytes.readableBytesView))
     let (vectors, _) = try await vectors(parsed, context)
     var body = Array("{".utf8)
@@ -236,7 +236,7 @@ struct OllamaRoutes: Sendable {
   private static let never = "9999-12-31T23:59:59Z"
 
   @Sendable private func show(_ request: Request, _ context: ServerContext) async throws -> Response {
-    let bytes = try await request.body.collect(upTo: bodyLimit)
+    let bytes = try await context.body(of: request, upTo: bodyLimit)
     let name = try OllamaModel.name(RequestReader(body: Array(bytes.readableBytesView)))
     guard let card = cards.first(where: { $0.name == name }) else {
       throw OpenAIError.unknownModel(name, known: cards.map(\.name))

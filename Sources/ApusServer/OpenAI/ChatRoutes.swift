@@ -40,7 +40,7 @@ struct ChatRoutes: Sendable {
   // MARK: chat
 
   @Sendable func completions(_ request: Request, _ context: ServerContext) async throws -> Response {
-    let bytes = try await request.body.collect(upTo: bodyLimit)
+    let bytes = try await context.body(of: request, upTo: bodyLimit)
     var parsed = try ChatCompletionRequest(
       body: Array(bytes.readableBytesView), randomSeed: UInt64.random(in: 0 ... .max))
     let engine = try state.engine(named: parsed.model)

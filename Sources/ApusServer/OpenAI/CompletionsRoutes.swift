@@ -24,7 +24,7 @@ struct CompletionRoutes: Sendable {
   }
 
   @Sendable func completions(_ request: Request, _ context: ServerContext) async throws -> Response {
-    let bytes = try await request.body.collect(upTo: bodyLimit)
+    let bytes = try await context.body(of: request, upTo: bodyLimit)
     let parsed = try CompletionRequest(body: Array(bytes.readableBytesView), randomSeed: UInt64.random(in: 0 ... .max))
     let engine = try state.engine(named: parsed.model)
     for prompt in parsed.prompts { try prompt.checkTokens(vocabularySize: engine.tokenizer.vocabularySize) }

@@ -15,7 +15,7 @@ struct EmbeddingRoutes: Sendable {
   }
 
   @Sendable func embeddings(_ request: Request, _ context: ServerContext) async throws -> Response {
-    let bytes = try await request.body.collect(upTo: bodyLimit)
+    let bytes = try await context.body(of: request, upTo: bodyLimit)
     let parsed = try EmbeddingRequest(body: Array(bytes.readableBytesView))
     let engine = try engine(named: parsed.model)
     let inputs = try parsed.tokens(for: engine)
@@ -28,7 +28,7 @@ struct EmbeddingRoutes: Sendable {
   }
 
   @Sendable func rerank(_ request: Request, _ context: ServerContext) async throws -> Response {
-    let bytes = try await request.body.collect(upTo: bodyLimit)
+    let bytes = try await context.body(of: request, upTo: bodyLimit)
     let parsed = try RerankRequest(body: Array(bytes.readableBytesView))
     let engine = try engine(named: parsed.model)
     let inputs = try ([parsed.query] + parsed.documents).map { try $0.tokens(for: engine) }

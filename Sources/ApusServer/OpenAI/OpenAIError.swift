@@ -36,9 +36,15 @@ struct OpenAIError: Error, HTTPResponseError, Equatable {
   static func contextLengthExceeded(tokens: Int, contextLength: Int) -> OpenAIError {
     OpenAIError(
       status: .badRequest,
-      message: "prompt and answer take \(tokens) tokens and the model's context is \(contextLength) tokens: "
+      message: "prompt and answer take at least \(tokens) tokens and the model's context is \(contextLength) tokens: "
         + "shorten the messages or max_tokens",
       param: "messages", code: "context_length_exceeded")
+  }
+
+  static func tooSlow(seconds: Int) -> OpenAIError {
+    OpenAIError(
+      status: .requestTimeout, message: "the request's body did not arrive within \(seconds) seconds",
+      code: "request_timeout")
   }
 
   static func tooLarge(limit: Int) -> OpenAIError {

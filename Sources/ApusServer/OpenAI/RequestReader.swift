@@ -9,6 +9,9 @@ struct RequestReader {
   /// Parses a request's body. Throws ``OpenAIError``.
   init(body: [UInt8]) throws {
     if body.isEmpty { throw OpenAIError.malformedJSON("it is empty") }
+    // The parser is lenient here, for files; a client that sends such bytes would not get back what it said.
+    guard String(validating: body, as: UTF8.self) != nil else { throw OpenAIError.malformedJSON("it is not UTF-8") }
+    if let offset = body.firstIndex(of: 0) { throw OpenAIError.malformedJSON("a zero byte at \(offset)") }
     do {
       guard case .mapping(let fields) = try JinjaValue(json: body) else {
         throw OpenAIError.malformedJSON("it holds something else")

@@ -39,7 +39,7 @@ struct ResponseRoutes: Sendable {
   }
 
   @Sendable func create(_ request: Request, _ context: ServerContext) async throws -> Response {
-    let bytes = try await request.body.collect(upTo: bodyLimit)
+    let bytes = try await context.body(of: request, upTo: bodyLimit)
     var parsed = try ResponseRequest(body: Array(bytes.readableBytesView), randomSeed: UInt64.random(in: 0 ... .max))
     if store == nil { parsed.store = false }
     let engine = try state.engine(named: parsed.model)

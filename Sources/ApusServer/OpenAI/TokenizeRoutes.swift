@@ -13,8 +13,8 @@ struct TokenizeRoutes: Sendable {
     router.post("detokenize", use: detokenize)
   }
 
-  @Sendable func tokenize(_ request: Request, _ context: some RequestContext) async throws -> Response {
-    let bytes = try await request.body.collect(upTo: bodyLimit)
+  @Sendable func tokenize(_ request: Request, _ context: ServerContext) async throws -> Response {
+    let bytes = try await context.body(of: request, upTo: bodyLimit)
     let parsed = try TokenizeRequest(body: Array(bytes.readableBytesView))
     let model = try model(named: parsed.model)
     let tokens = try OpenAIError.naming("messages") {
@@ -29,8 +29,8 @@ struct TokenizeRoutes: Sendable {
     return .json(parsed.response(tokens, tokenizer: model.tokenizer, contextLength: model.contextLength))
   }
 
-  @Sendable func detokenize(_ request: Request, _ context: some RequestContext) async throws -> Response {
-    let bytes = try await request.body.collect(upTo: bodyLimit)
+  @Sendable func detokenize(_ request: Request, _ context: ServerContext) async throws -> Response {
+    let bytes = try await context.body(of: request, upTo: bodyLimit)
     let parsed = try DetokenizeRequest(body: Array(bytes.readableBytesView))
     return .json(try parsed.response(tokenizer: model(named: parsed.model).tokenizer))
   }

@@ -94,6 +94,7 @@ struct APIOperation: Sendable {
     401: "The API key is missing or unknown.",
     403: "The request comes from an origin or an address that is not allowed.",
     404: "There is no such model or object.",
+    408: "The body did not arrive in time.",
     413: "The body is larger than the server's limit.",
     422: "The request is understood, and cannot be carried out.",
     429: "Too many requests wait; `retry-after` says when to come back.",

@@ -136,7 +136,7 @@ struct AutomatonTable: ~Copyable {
 
   private mutating func walk(_ state: Int32, _ vocabulary: VocabularyTrie, into mask: inout TokenMask) {
     let effortLimit = effort + Self.maskLimit
-    var path = [Int32](repeating: state, count: vocabulary.depth + 1)
+    var path = [Int32](repeating: state, count: vocabulary.longestToken + 1)
     let count = vocabulary.nodes.count
     vocabulary.nodes.withUnsafeBufferPointer { nodes in
       var index = 0

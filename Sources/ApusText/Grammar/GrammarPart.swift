@@ -17,11 +17,12 @@ public indirect enum GrammarPart: Sendable {
 }
 
 extension Grammar {
-  /// The texts of `part`. Throws `GrammarError` as the initialisers for its sources do.
-  public init(_ part: GrammarPart) throws(GrammarError) {
+  /// The texts of `part`. Throws `GrammarError` as the initialisers for its sources do, with `name` as the path where the
+  /// whole is too large.
+  public init(_ part: GrammarPart, name: String = "grammar") throws(GrammarError) {
     var assembler = GrammarAssembler()
     let root = try assembler.rule(of: part)
-    try self.init(assembler.rules, root: root, path: "grammar")
+    try self.init(assembler.rules, root: root, path: name)
   }
 }
 

@@ -7,6 +7,8 @@ struct JSONSchemaCompiler {
     var path: String
   }
 
+  private static let stepsOfMember = 16
+
   private let options: JSONGrammarOptions
   private(set) var syntax: JSONSyntax
   var references: JSONSchemaReferences
@@ -334,7 +336,8 @@ struct JSONSchemaCompiler {
     }
     let additional = schema["additionalProperties"] ?? .boolean(options.additionalPropertiesByDefault)
     let additionalPath = path + "/additionalProperties"
-    try references.step(path, properties.count + required.count)
+    // A member takes far more of the automaton than of the schema: what would be too large is refused before it is made.
+    try references.step(path, Self.stepsOfMember * properties.count + required.count)
     // A required member without a schema of its own must fit the additional ones.
     for name in requiredNames where properties[name] == nil { properties[name] = additional }
     var additionalRule: Int?

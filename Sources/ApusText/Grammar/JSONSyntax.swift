@@ -16,7 +16,8 @@ struct JSONSyntax {
 
   var rules: GrammarRules {
     get { characters.rules }
-    set { characters.rules = newValue }
+    // Without a copy, which would make every new rule cost as much as all before it.
+    _modify { yield &characters.rules }
   }
 
   // MARK: Tokens

@@ -20,7 +20,7 @@ public final class VocabularyTrie: Sendable {
   let nodes: [Node]
   let sharedTokens: [[Int32]]
   /// Bytes of the longest token.
-  let depth: Int
+  public let longestToken: Int
   /// Bytes of each token; none for those left out.
   let texts: ByteStrings
   /// Number of ids, those left out included.
@@ -85,6 +85,6 @@ public final class VocabularyTrie: Sendable {
     for open in path { nodes[open].next = Int32(nodes.count) }
     self.nodes = nodes
     self.sharedTokens = sharedTokens
-    depth = nodes.reduce(0) { max($0, Int($1.depth)) }
+    longestToken = nodes.reduce(0) { max($0, Int($1.depth)) }
   }
 }
