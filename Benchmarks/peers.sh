@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Makes the peers' Python environments under .peers/ (ignored by git), by name and version from PyPI.
-#   Benchmarks/peers.sh [llama|llama-avx2|ref]...      default: llama ref
+#   Benchmarks/peers.sh [llama|llama-avx2|ref|schema]...      default: llama ref
 #     llama        llama.cpp for this CPU (llama-cpp-python builds it from source: about 9 CPU-minutes), gguf
 #     llama-avx2   the same for AVX2, whatever this CPU has: the peer of APUS_CPU_LEVEL=v3
 #     ref          PyTorch CPU, sentence-transformers, onnxruntime, tokenizers, jinja2
+#     schema       jsonschema and llguidance, which judge constrained answers
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -32,6 +33,10 @@ for peer in "$@"; do
       install ref sentence-transformers==6.2.0 onnxruntime==1.32.0 onnx==1.23.2 tokenizers==0.23.3 jinja2==3.1.6 \
         gguf==0.19.0
       ;;
-    *) echo "peers.sh: unknown peer '$peer' (known: llama, llama-avx2, ref)" >&2; exit 2 ;;
+    schema)
+      environment schema
+      install schema jsonschema==4.26.0 llguidance==1.9.1
+      ;;
+    *) echo "peers.sh: unknown peer '$peer' (known: llama, llama-avx2, ref, schema)" >&2; exit 2 ;;
   esac
 done

@@ -154,7 +154,9 @@ final class Scheduler {
         batch.append(Member(sequence: s, count: 1, isDecode: true))
       }
     }
-    var budget = min(pace.budget(decodes: batch.count), runner.options.maxBatchTokens - batch.count)
+    let prefills = running.count { !$0.isDecoding && $0.slot != nil }
+    var budget = min(
+      pace.budget(decodes: batch.count, prefills: prefills), runner.options.maxBatchTokens - batch.count)
     for s in running where !s.isDecoding && s.slot != nil && budget > 0 {
       adoptNewPrefix(s)
       // Another one computes the next block right now: taking it over in the next step is cheaper.
@@ -378,6 +380,7 @@ struct PrefillPace {
   /// A chunk's cost has a part that does not depend on its tokens (the keys and values before it are read again), so
   /// chunks of one token would waste most of a step.
   private static let smallest = 2
+  private static let largestCrowd = 4.0
   /// Tokens of the first chunks, whose cost is not known yet.
   private static let first = 16
   private static let weight = 0.1
@@ -387,11 +390,13 @@ struct PrefillPace {
     self.longest = longest
   }
 
-  /// Prompt tokens for a step with so many decodes.
-  func budget(decodes: Int) -> Int {
+  /// Prompt tokens for a step with so many decodes, while so many prompts are waiting to be computed: where those are the
+  /// most, as after a burst of requests, the few that decode wait longer for the many.
+  func budget(decodes: Int, prefills: Int) -> Int {
     if decodes == 0 { return longest }
     guard let decodeStep, let promptToken else { return Self.first }
-    let tokens = (latencyFactor - 1) * decodeStep / promptToken
+    let crowd = min(max(1, Double(prefills) / Double(decodes)), Self.largestCrowd)
+    let tokens = (latencyFactor - 1) * crowd * decodeStep / promptToken
     return max(Self.smallest, min(longest, Int(tokens.rounded(.down))))
   }
 
