@@ -22,7 +22,7 @@ public struct BatchOptions: Sendable {
 
   public init(
     maxRunning: Int = 32, maxQueue: Int = 256, maxQueuedTokens: Int = 65_536, channelCapacity: Int = 256,
-    latencyFactor: Double = 2.2
+    latencyFactor: Double = 1.7
   ) {
     self.maxRunning = maxRunning
     self.maxQueue = maxQueue

@@ -380,7 +380,8 @@ struct PrefillPace {
   /// A chunk's cost has a part that does not depend on its tokens (the keys and values before it are read again), so
   /// chunks of one token would waste most of a step.
   private static let smallest = 2
-  private static let largestCrowd = 4.0
+  /// From twice as many prompts as decodes on, steps are longer, up to so many times.
+  private static let largestCrowd = 8.0
   /// Tokens of the first chunks, whose cost is not known yet.
   private static let first = 16
   private static let weight = 0.1
@@ -395,7 +396,7 @@ struct PrefillPace {
   func budget(decodes: Int, prefills: Int) -> Int {
     if decodes == 0 { return longest }
     guard let decodeStep, let promptToken else { return Self.first }
-    let crowd = min(max(1, Double(prefills) / Double(decodes)), Self.largestCrowd)
+    let crowd = min(max(1, Double(prefills) / Double(decodes) / 2), Self.largestCrowd)
     let tokens = (latencyFactor - 1) * crowd * decodeStep / promptToken
     return max(Self.smallest, min(longest, Int(tokens.rounded(.down))))
   }
