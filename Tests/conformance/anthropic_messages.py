@@ -168,13 +168,15 @@ def tools_and_their_results_are_read():
 def a_call_can_be_demanded():
     question = [{"role": "user", "content": "What is the weather in Bern?"}]
     clock = {"name": "get_time", "input_schema": {"type": "object", "properties": {}}}
-    for choice, names in (({"type": "any", "disable_parallel_tool_use": True}, {"get_weather", "get_time"}),
+    # One call each: a small model that may go on repeats a call until the limit cuts the last one.
+    for choice, names in (({"type": "any"}, {"get_weather", "get_time"}),
                           ({"type": "tool", "name": "get_time"}, {"get_time"})):
-        answer = ask(messages=question, tools=[WEATHER, clock], tool_choice=choice, max_tokens=200)
+        answer = ask(messages=question, tools=[WEATHER, clock], max_tokens=200,
+                     tool_choice={**choice, "disable_parallel_tool_use": True})
         calls = [b for b in answer.content if b.type == "tool_use"]
         expect(calls and calls == answer.content and answer.stop_reason in ("tool_use", "max_tokens"), f"{answer}")
         expect({c.name for c in calls} <= names, f"{calls}")
-        expect(len(calls) == 1 or "disable_parallel_tool_use" not in choice, f"{calls}")
+        expect(len(calls) == 1, f"{calls}")
 
 
 @check

@@ -10,7 +10,6 @@ import sys
 
 try:
     import langchain_openai
-    import openai
     from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
     from langchain_core.tools import tool
     from pydantic import BaseModel

@@ -198,7 +198,7 @@ def strict_tools_and_a_format_go_together():
                                                          "maxItems": 3}}, "required": ["birds"]}
     form = {"type": "json_schema", "json_schema": {"name": "birds", "schema": schema}}
     for options in ({}, {"response_format": form}):
-        message = chat(tools=[strict], max_tokens=200, **options).choices[0].message
+        message = chat(tools=[strict], max_tokens=200, temperature=0, **options).choices[0].message
         for call in message.tool_calls or []:
             expect(set(json.loads(call.function.arguments)) == {"city"}, f"{call}")
         if options and not message.tool_calls:
