@@ -107,10 +107,11 @@ let package = Package(
       name: "composition", dependencies: ["ApusCompute", "ApusModels", "ApusText"], path: "Benchmarks/composition",
       exclude: ["Subclasses", "run.py"]),
     .target(name: "SubclassFixture", path: "Benchmarks/composition/Subclasses"),
+    .target(name: "TestSupport", dependencies: ["ApusText"], path: "Tests/Support"),
     .testTarget(name: "ApusKernelsTests", dependencies: ["ApusKernels"], exclude: ["Fixtures"]),
     .testTarget(name: "ApusComputeTests", dependencies: ["ApusCompute"]),
     .testTarget(name: "ApusTextTests", dependencies: ["ApusText"]),
-    .testTarget(name: "ApusToolsTests", dependencies: ["ApusText", "ApusTools"]),
+    .testTarget(name: "ApusToolsTests", dependencies: ["ApusText", "ApusTools", "TestSupport"]),
     .testTarget(
       name: "ApusLoadTests",
       dependencies: [
@@ -123,7 +124,7 @@ let package = Package(
     .testTarget(name: "ApusEngineTests", dependencies: ["ApusCompute", "ApusEngine", "ApusModels", "ApusText"]),
     .testTarget(
       name: "ApusServerTests",
-      dependencies: ["ApusServer", .product(name: "HummingbirdTesting", package: "hummingbird")]),
+      dependencies: ["ApusServer", "TestSupport", .product(name: "HummingbirdTesting", package: "hummingbird")]),
   ],
   swiftLanguageModes: [.v6]
 )

@@ -310,3 +310,7 @@ def percentile(values, share):
     """The nearest-rank percentile."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, max(0, round(share * len(ordered) + 0.5) - 1))] if ordered else float("nan")
+
+
+def ms(seconds):
+    return f"{seconds * 1000:.1f}"

@@ -6,7 +6,7 @@ import statistics
 import time
 
 import common
-from client import Connection, call, completion, percentile, text, tokens
+from client import Connection, call, completion, ms, percentile, text, tokens
 from server import MODEL, Server, in_thread
 
 DISTURBED = 2.0  # times the p95 inter-token latency before
@@ -15,10 +15,6 @@ BOMB_BAR = 0.05
 SLOW_SECONDS = 75  # the server's own limits on idle connections are 60 s
 ANSWER_BAR = 10.0
 GIVEN_UP = 60.0
-
-
-def ms(seconds):
-    return f"{seconds * 1000:.1f}"
 
 
 def _probe(port, count, pipe):

@@ -5,7 +5,7 @@ import statistics
 import time
 
 import common
-from client import completion, percentile, tokens
+from client import completion, ms, percentile, tokens
 from server import Server
 
 SHARED, OWN = 512, 16
@@ -13,10 +13,6 @@ PREFIX_BAR = 0.25
 LONG_PROMPT = 4000
 CHUNKED_BAR = 3.0
 STATIC_BAR = 1.5
-
-
-def ms(seconds):
-    return f"{seconds * 1000:.1f}"
 
 
 def prefix(arguments):

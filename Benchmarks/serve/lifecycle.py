@@ -9,16 +9,12 @@ import time
 from pathlib import Path
 
 import common
-from client import DIALECTS, Connection, Stream, call, completion, text, tokens
+from client import DIALECTS, Connection, Stream, call, completion, ms, text, tokens
 from server import Server, in_thread
 
 STREAMS = 16
 MEMORY_BAR = 80_000_000
 RELOAD_BAR = 0.4
-
-
-def ms(seconds):
-    return f"{seconds * 1000:.1f}"
 
 
 async def exit_status(server, seconds):
@@ -94,7 +90,7 @@ async def twice(server):
 
 def drain(arguments):
     rounds = arguments.rounds or 3
-    rows, verdict = [], []
+    rows = []
     for index in range(rounds):
         with Server(arguments.apus, "--max-running", STREAMS, "--drain-timeout", 120) as server:
             streams, answers, refused, status, seconds = asyncio.run(drain_once(server, 200))

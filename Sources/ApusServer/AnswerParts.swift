@@ -36,8 +36,8 @@ struct AnswerParts: Sendable {
         .finished(
           AnswerEnd(
             reason: reason(of: generation), stopSequence: generation.stop, text: text,
-            promptTokens: generation.promptTokens,
-            cachedTokens: generation.cachedTokens, completionTokens: generation.tokens.count)))
+            promptTokens: generation.promptTokens, cachedTokens: generation.cachedTokens,
+            completionTokens: generation.tokens.count)))
       return parts
     }
   }
@@ -54,14 +54,16 @@ struct AnswerParts: Sendable {
 
   private mutating func part(for event: ToolCallParser.Event) -> AnswerPart? {
     switch event {
+    case .callBegan(let index, _), .arguments(let index, _), .callEnded(let index):
+      if index > 0, !allowsParallelCalls { return nil }
+    case .text: break
+    }
+    switch event {
     case .text(let delta):
       // Models put a line break before a call, which is no text for a reader.
       if hasCalls && delta.allSatisfy(\.isWhitespace) { return nil }
       text += delta
       return .text(delta, takeReports())
-    case .callBegan(let index, _) where index > 0 && !allowsParallelCalls: return nil
-    case .arguments(let index, _) where index > 0 && !allowsParallelCalls: return nil
-    case .callEnded(let index) where index > 0 && !allowsParallelCalls: return nil
     case .callBegan(let index, let name):
       hasCalls = true
       return .callBegan(index: index, id: RandomID.make("call_"), name: name)

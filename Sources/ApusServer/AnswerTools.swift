@@ -60,28 +60,29 @@ struct AnswerTools: Sendable {
     for engine: any TextEngine, format: AnswerFormat = .text, formatPath: String
   ) throws -> TokenGrammar? {
     do throws(GrammarError) {
-      guard let part = try part(dialect: engine.toolCallDialect, format: format.part(path: formatPath)) else {
-        return nil
-      }
-      let isOfTools = offered != nil && (choice != .auto || engine.toolCallDialect != nil)
-      return TokenGrammar(
-        try Grammar(part, name: isOfTools ? "tools" : formatPath), vocabulary: engine.vocabulary)
+      let format = format.part(path: formatPath).map { (part: $0, path: formatPath) }
+      guard let whole = try whole(dialect: engine.toolCallDialect, format: format) else { return nil }
+      return TokenGrammar(try Grammar(whole.part, name: whole.path), vocabulary: engine.vocabulary)
     } catch {
       throw OpenAIError(error)
     }
   }
 
-  private func part(dialect: ToolCallDialect?, format: GrammarPart?) throws(GrammarError) -> GrammarPart? {
-    let tools = offered == nil ? [] : signatures
+  /// The whole answer, and the request's field that makes it so.
+  private func whole(
+    dialect: ToolCallDialect?, format: (part: GrammarPart, path: String)?
+  ) throws(GrammarError) -> (part: GrammarPart, path: String)? {
+    if offered == nil { return format }
+    let tools = signatures
+    let isParallel = allowsParallelCalls
     switch choice {
-    case _ where tools.isEmpty: return format
     case .none: return format
-    case .required, .function: return try (dialect ?? .hermes).calls(of: tools, isParallel: allowsParallelCalls)
+    case .required, .function: return (try (dialect ?? .hermes).calls(of: tools, isParallel: isParallel), "tools")
     case .auto:
       guard let dialect else { return format }
-      if let format { return .choice([format, try dialect.calls(of: tools, isParallel: allowsParallelCalls)]) }
+      if let format { return (.choice([format.part, try dialect.calls(of: tools, isParallel: isParallel)]), "tools") }
       guard tools.contains(where: \.isStrict) else { return nil }
-      return try dialect.textOrCalls(of: tools, isParallel: allowsParallelCalls)
+      return (try dialect.textOrCalls(of: tools, isParallel: isParallel), "tools")
     }
   }
 }

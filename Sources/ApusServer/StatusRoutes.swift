@@ -234,8 +234,7 @@ private struct RequestReport: Encodable {
   init(_ records: [RequestRecord]) {
     requests = records.map { record in
       Entry(
-        id: record.answerID ?? record.ownID, request_id: record.id,
-        at: record.startedAt.formatted(Date.ISO8601FormatStyle(includingFractionalSeconds: true)),
+        id: record.answerID ?? record.ownID, request_id: record.id, at: record.startedAt.rfc3339,
         state: record.state.rawValue, method: record.method, route: record.route, status: record.status,
         principal: record.principal, model: record.model, finish_reason: record.finishReason,
         error_code: record.errorCode, client_gone: record.clientIsGone, prompt_tokens: record.promptTokens,

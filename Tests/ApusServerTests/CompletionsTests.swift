@@ -4,6 +4,7 @@ import ApusText
 import Foundation
 import HummingbirdTesting
 import Testing
+import TestSupport
 
 @testable import ApusServer
 

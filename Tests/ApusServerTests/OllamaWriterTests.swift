@@ -1,6 +1,7 @@
 import ApusText
 import Foundation
 import Testing
+import TestSupport
 
 @testable import ApusServer
 

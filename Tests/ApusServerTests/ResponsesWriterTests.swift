@@ -2,6 +2,7 @@ import ApusEngine
 import ApusText
 import Synchronization
 import Testing
+import TestSupport
 
 @testable import ApusServer
 

@@ -74,18 +74,3 @@ private func use(_ make: () throws -> Grammar) throws {
 }
 
 private let vocabulary = VocabularyTrie(ByteTokenizer())
-
-/// Bytes as tokens.
-private struct ByteTokenizer: Tokenizer {
-  var vocabularySize: Int { 257 }
-  var specialTokens: SpecialTokens {
-    var tokens = SpecialTokens()
-    tokens.eos = 256
-    tokens.endOfGeneration = [256]
-    return tokens
-  }
-  func encode(_ text: String, options: EncodingOptions) -> [Int32] { text.utf8.map { Int32($0) } }
-  func bytes(of id: Int32) -> [UInt8] { id < 256 ? [UInt8(id)] : [] }
-  func kind(of id: Int32) -> TokenKind { id < 256 ? .normal : .control }
-  var decodingStyle: DecodingStyle { .plain }
-}

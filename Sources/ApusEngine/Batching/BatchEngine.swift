@@ -13,8 +13,8 @@ public struct BatchOptions: Sendable {
   public var maxQueuedTokens: Int
   /// Events that wait for a slow reader before its sequence is paused.
   public var channelCapacity: Int
-  /// A step with a chunk of a prompt takes at most about this multiple of a step without, unless more prompts wait than
-  /// answers run.
+  /// A step with a chunk of a prompt takes at most about this multiple of a step without, unless more than twice as
+  /// many prompts wait as answers run.
   public var latencyFactor: Double
 
   /// Tokens of the answer for which there must be room when a sequence is admitted.

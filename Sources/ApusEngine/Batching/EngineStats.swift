@@ -48,10 +48,6 @@ public struct EngineStats: Sendable {
   public var decodeRate = 0.0
   public var prefillRate = 0.0
 
-  /// The answers that ended last, the latest first.
-  public var recent: [AnswerRecord] = []
-  static let recentCount = 64
-
   public init() {}
 
   /// With the counts of an earlier engine of the same model.
@@ -68,22 +64,8 @@ public struct EngineStats: Sendable {
     sum.interTokenLatency.add(past.interTokenLatency)
     sum.queueTime.add(past.queueTime)
     sum.totalTime.add(past.totalTime)
-    sum.recent = Array((recent + past.recent).prefix(Self.recentCount))
     return sum
   }
-}
-
-/// What an answer took, as the engine measured it.
-public struct AnswerRecord: Sendable {
-  public var id: String
-  public var finishReason: String
-  public var promptTokens: Int
-  public var cachedTokens: Int
-  public var completionTokens: Int
-  /// Seconds.
-  public var queueTime: Double
-  public var timeToFirstToken: Double?
-  public var totalTime: Double
 }
 
 /// Counts seconds in fixed buckets, as Prometheus does: bucket i counts values ≤ `bounds[i]`, cumulatively when written.

@@ -322,12 +322,6 @@ final class Scheduler {
     s.channel.finish()
     stats.finished[reason.rawValue, default: 0] += 1
     stats.totalTime.record(now - s.submitted)
-    stats.recent.insert(
-      AnswerRecord(
-        id: s.id, finishReason: reason.rawValue, promptTokens: s.promptTokens, cachedTokens: s.cached,
-        completionTokens: s.answer.tokens.count, queueTime: (s.admitted ?? now) - s.submitted,
-        timeToFirstToken: s.firstTokenAt.map { $0 - s.submitted }, totalTime: now - s.submitted), at: 0)
-    if stats.recent.count > EngineStats.recentCount { stats.recent.removeLast() }
   }
 
   /// Gives the sequence's blocks back; those that the prefix tree knows stay for later prompts.

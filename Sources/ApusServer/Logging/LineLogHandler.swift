@@ -38,7 +38,7 @@ struct LineLogHandler: LogHandler {
   }
 
   private func line(_ event: LogEvent, _ fields: [(String, JinjaValue)]) -> [UInt8] {
-    let time = Date().formatted(Self.timeStyle)
+    let time = Date().rfc3339
     let message = event.message.description
     switch format {
     case .json:
@@ -56,7 +56,6 @@ struct LineLogHandler: LogHandler {
 
   private static let fixed: Set<String> = ["time", "level", "message"]
   private static let levelWidth = 8
-  private static let timeStyle = Date.ISO8601FormatStyle(includingFractionalSeconds: true)
   /// Names of the HTTP library, by ours.
   private static let names = ["hb.request.id": "request_id"]
   /// The order of a request's fields; others follow by name.

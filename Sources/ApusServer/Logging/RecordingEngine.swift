@@ -15,6 +15,7 @@ struct RecordingEngine: TextEngine {
 
   func tokens(of prompt: Prompt) throws -> [Int32] { try engine.tokens(of: prompt) }
   func stop() { engine.stop() }
+  func limitQueue(to count: Int) { engine.limitQueue(to: count) }
 
   func answer(_ prompt: Prompt, _ options: GenerationOptions, for origin: RequestOrigin) async throws -> AnswerStream {
     recorder.submit(prompt, for: origin, tokenizer: tokenizer)

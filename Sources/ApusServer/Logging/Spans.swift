@@ -13,18 +13,14 @@ struct TraceParent: Sendable, Equatable {
   /// Nil for a header that is none, which then counts as absent.
   init?(_ header: String) {
     let parts = header.split(separator: "-", omittingEmptySubsequences: false)
-    guard parts.count >= 4, Self.isHex(parts[0], 2), parts[0] != "ff", parts[0] != "00" || parts.count == 4,
-      Self.isHex(parts[1], 32), Self.isHex(parts[2], 16), Self.isHex(parts[3], 2),
+    guard parts.count >= 4, parts[0].isHex(digits: 2), parts[0] != "ff", parts[0] != "00" || parts.count == 4,
+      parts[1].isHex(digits: 32), parts[2].isHex(digits: 16), parts[3].isHex(digits: 2),
       parts[1].contains(where: { $0 != "0" }), parts[2].contains(where: { $0 != "0" }),
       let flags = UInt8(parts[3], radix: 16)
     else { return nil }
     traceID = String(parts[1])
     spanID = String(parts[2])
     isSampled = flags & 1 == 1
-  }
-
-  private static func isHex(_ text: Substring, _ count: Int) -> Bool {
-    text.utf8.count == count && text.utf8.allSatisfy { (0x30...0x39).contains($0) || (0x61...0x66).contains($0) }
   }
 }
 
@@ -123,10 +119,7 @@ struct RequestSpans {
   }
 
   private static func randomID(bytes: Int) -> String {
-    (0..<bytes).map { _ in
-      let hex = String(UInt8.random(in: 0 ... .max), radix: 16)
-      return hex.count < 2 ? "0" + hex : hex
-    }.joined()
+    (0..<bytes).map { _ in UInt8.random(in: 0 ... .max) }.hex
   }
 }
 

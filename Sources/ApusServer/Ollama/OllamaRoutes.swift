@@ -255,7 +255,7 @@ struct OllamaRoutes: Sendable {
     return .compactJSON([
       "modelfile": "", "parameters": "", "template": "", "details": OllamaCard.details,
       "model_info": .mapping(info), "capabilities": .list(capabilities),
-      "modified_at": .string(OllamaWriter.text(of: state.started)),
+      "modified_at": .string(state.started.rfc3339),
     ])
   }
 
@@ -275,10 +275,7 @@ private struct OllamaCard {
 
   /// Clients tell models apart by it and show its beginning. Ollama's is the digest of a manifest, which isn't here.
   private var digest: String {
-    SHA256.hash(data: Data("\(name) \(contextLength)".utf8)).map { byte in
-      let hex = String(byte, radix: 16)
-      return hex.count < 2 ? "0" + hex : hex
-    }.joined()
+    SHA256.hash(data: Data("\(name) \(contextLength)".utf8)).hex
   }
 
   static let details: JinjaValue = [
@@ -287,7 +284,7 @@ private struct OllamaCard {
 
   func description(started: Date) -> JinjaMapping {
     [
-      "name": .string(name), "model": .string(name), "modified_at": .string(OllamaWriter.text(of: started)), "size": 0,
+      "name": .string(name), "model": .string(name), "modified_at": .string(started.rfc3339), "size": 0,
       "digest": .string(digest), "details": Self.details,
     ]
   }

@@ -105,7 +105,7 @@ struct OllamaWriter: Sendable {
   // MARK: parts of both
 
   private func piece(_ text: String, _ calls: [JinjaValue], _ reports: [JinjaValue], _ time: Date) -> JinjaMapping {
-    var object: JinjaMapping = ["model": .string(model), "created_at": .string(Self.text(of: time))]
+    var object: JinjaMapping = ["model": .string(model), "created_at": .string(time.rfc3339)]
     switch shape {
     case .chat:
       var message: JinjaMapping = ["role": "assistant", "content": .string(text)]
@@ -158,9 +158,4 @@ struct OllamaWriter: Sendable {
 
   /// JSON has no infinity; −9999 stands for what cannot happen, as in OpenAI's dialect.
   private static func finite(_ x: Float) -> Double { x.isFinite ? Double(x) : -9999 }
-
-  private static let timeFormat = Date.ISO8601FormatStyle(includingFractionalSeconds: true)
-
-  /// A time as RFC 3339 writes it, in UTC.
-  static func text(of time: Date) -> String { timeFormat.format(time) }
 }

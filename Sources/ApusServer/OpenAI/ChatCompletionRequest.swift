@@ -62,14 +62,14 @@ struct ChatCompletionRequest: Sendable {
   }
 
   private static func guide(_ body: RequestReader) throws -> Grammar? {
-    func compile(_ name: String, _ make: () throws(GrammarError) -> Grammar) throws -> Grammar {
-      do { return try make() } catch { throw OpenAIError(error, field: name) }
+    func compile(_ name: String, _ make: () throws -> Grammar) throws -> Grammar {
+      do { return try make() } catch let error as GrammarError { throw OpenAIError(error, field: name) }
     }
     if let regex = try body.string("guided_regex") {
-      return try compile("guided_regex") { () throws(GrammarError) in try Grammar(regex: regex) }
+      return try compile("guided_regex") { try Grammar(regex: regex) }
     }
     if let text = try body.string("guided_grammar") {
-      return try compile("guided_grammar") { () throws(GrammarError) in try Grammar(ebnf: text) }
+      return try compile("guided_grammar") { try Grammar(ebnf: text) }
     }
     guard let choices = try body.list("guided_choice") else { return nil }
     let texts = try choices.enumerated().map { index, value in
@@ -78,7 +78,7 @@ struct ChatCompletionRequest: Sendable {
       }
       return text
     }
-    return try compile("guided_choice") { () throws(GrammarError) in try Grammar(choice: texts) }
+    return try compile("guided_choice") { try Grammar(choice: texts) }
   }
 
   private static func options(_ body: RequestReader, randomSeed: UInt64) throws -> GenerationOptions {

@@ -225,18 +225,13 @@ enum ResponseID {
   static func key(in id: String) -> String? {
     guard id.hasPrefix(prefix) else { return nil }
     let key = String(id.dropFirst(prefix.count).prefix(digits))
-    return isKey(key) ? key : nil
+    return key.isHex(digits: digits) ? key : nil
   }
 
   /// A proxy's key as it is; another text's by FNV-1a in 64 bits (Fowler, Noll and Vo 1991).
   static func key(for text: String) -> String {
-    if isKey(text) { return text }
+    if text.isHex(digits: digits) { return text }
     return hex(text.utf8.reduce(0xCBF2_9CE4_8422_2325) { ($0 ^ UInt64($1)) &* 0x100_0000_01B3 })
-  }
-
-  private static func isKey(_ text: String) -> Bool {
-    text.utf8.count == digits
-      && text.utf8.allSatisfy { (0x30...0x39).contains($0) || (0x61...0x66).contains($0) }
   }
 
   private static func random() -> String { hex(UInt64.random(in: 0 ... .max)) }
