@@ -25,6 +25,7 @@ let kernels: [Target] = levels.map { level in
 
 let rooms = [
   "ApusKernels", "ApusCompute", "ApusText", "ApusTools", "ApusModels", "ApusEngine", "ApusServer", "ApusLoad",
+  "ApusVectors",
 ]
 
 let package = Package(
@@ -52,6 +53,10 @@ let package = Package(
     .target(
       name: "ApusKernels", dependencies: ["CSIMD", "KernelInterface"] + levels.map { .byName(name: $0.name) }),
     .target(name: "ApusCompute", dependencies: ["ApusKernels"]),
+    // Optimised in debug too: tests live through hundreds of thousands of changes.
+    .target(
+      name: "ApusVectors", dependencies: ["ApusKernels", "KernelInterface"], exclude: ["Durability"],
+      swiftSettings: [.unsafeFlags(["-O"], .when(configuration: .debug))]),
     .target(name: "ApusText"),
     .target(name: "ApusTools", dependencies: ["ApusText"]),
     .target(
@@ -110,6 +115,7 @@ let package = Package(
     .target(name: "TestSupport", dependencies: ["ApusText"], path: "Tests/Support"),
     .testTarget(name: "ApusKernelsTests", dependencies: ["ApusKernels"], exclude: ["Fixtures"]),
     .testTarget(name: "ApusComputeTests", dependencies: ["ApusCompute"]),
+    .testTarget(name: "ApusVectorsTests", dependencies: ["ApusVectors"], exclude: ["Durability"]),
     .testTarget(name: "ApusTextTests", dependencies: ["ApusText"]),
     .testTarget(name: "ApusToolsTests", dependencies: ["ApusText", "ApusTools", "TestSupport"]),
     .testTarget(

@@ -77,6 +77,21 @@ public struct KernelTable: Sendable {
   /// `(x, n)`: log Σ exp(x), stable; the sum in f64.
   public var logSumExp: @Sendable (FloatPointer, Int) -> Float
 
+  // MARK: vector search
+  /// `(query, length, rows, numbers, count, out)`: out[i] = ‖query − row numbers[i]‖². `query` and rows are `[length]` f32,
+  /// `length` a multiple of 16; rows that lie ahead are fetched.
+  public var squaredDistances:
+    @Sendable (FloatPointer, Int, RowChunks, UnsafePointer<UInt32>, Int, MutableFloatPointer) -> Void
+  /// `(query, length, rows, numbers, count, out)`: out[i] = query · row numbers[i], as `squaredDistances`.
+  public var innerProducts:
+    @Sendable (FloatPointer, Int, RowChunks, UnsafePointer<UInt32>, Int, MutableFloatPointer) -> Void
+  /// `(query, rows, numbers, count, out)`: out[i] = offsetFactor · offset + factor · scale · (query · codes) of code
+  /// row numbers[i]
+  /// (`CodeQuery`): the integers are exact and the rest is one product after another, so every level gives the same bits.
+  public var codeScores: @Sendable (CodeQuery, RowChunks, UnsafePointer<UInt32>, Int, MutableFloatPointer) -> Void
+  /// `(seed, bytes, count)`: CRC-32C (Castagnoli) of `count` bytes; `seed` is 0 or the CRC of the bytes before.
+  public var crc32c: @Sendable (UInt32, UnsafeRawPointer, Int) -> UInt32
+
   // MARK: measurement
   /// `(iterations)`: floating-point operations done by a loop of independent FMAs, for the measured peak.
   public var fmaLoop: @Sendable (Int) -> Double
@@ -116,6 +131,12 @@ public struct KernelTable: Sendable {
     dot: @escaping @Sendable (FloatPointer, FloatPointer, Int) -> Float,
     argmax: @escaping @Sendable (FloatPointer, Int) -> Int,
     logSumExp: @escaping @Sendable (FloatPointer, Int) -> Float,
+    squaredDistances:
+      @escaping @Sendable (FloatPointer, Int, RowChunks, UnsafePointer<UInt32>, Int, MutableFloatPointer) -> Void,
+    innerProducts:
+      @escaping @Sendable (FloatPointer, Int, RowChunks, UnsafePointer<UInt32>, Int, MutableFloatPointer) -> Void,
+    codeScores: @escaping @Sendable (CodeQuery, RowChunks, UnsafePointer<UInt32>, Int, MutableFloatPointer) -> Void,
+    crc32c: @escaping @Sendable (UInt32, UnsafeRawPointer, Int) -> UInt32,
     fmaLoop: @escaping @Sendable (Int) -> Double,
     int8Loop: @escaping @Sendable (Int) -> Double,
     readLoop: @escaping @Sendable (UnsafeRawPointer, Int) -> UInt64
@@ -144,6 +165,10 @@ public struct KernelTable: Sendable {
     self.dot = dot
     self.argmax = argmax
     self.logSumExp = logSumExp
+    self.squaredDistances = squaredDistances
+    self.innerProducts = innerProducts
+    self.codeScores = codeScores
+    self.crc32c = crc32c
     self.fmaLoop = fmaLoop
     self.int8Loop = int8Loop
     self.readLoop = readLoop

@@ -27,6 +27,10 @@ public func makeTable(level: CPULevel) -> KernelTable {
     dot: dot,
     argmax: argmax,
     logSumExp: logSumExp,
+    squaredDistances: squaredDistances,
+    innerProducts: innerProducts,
+    codeScores: codeScores,
+    crc32c: crc32c,
     fmaLoop: fmaLoop,
     int8Loop: int8Loop,
     readLoop: readLoop

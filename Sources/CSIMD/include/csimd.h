@@ -549,3 +549,65 @@ CSIMD_INLINE csimd_f32x16 csimd_mask_bytes(csimd_f32x16 v, const uint8_t *keep) 
   const csimd_i32x16 gone = __builtin_convertvector(bytes, csimd_i32x16) == 0;
   return (csimd_f32x16)(((csimd_i32x16)v & ~gone) | (gone & (int32_t)0xff800000));
 }
+
+// Fetches the cache line at `p` into L1, to be read.
+CSIMD_INLINE void csimd_prefetch_read(const void *p) { __builtin_prefetch(p, 0, 3); }
+
+// The dot product of `n` signed bytes (a multiple of 32, each in -127 ... 127), exact. `b_sum` is the sum of b.
+CSIMD_INLINE int32_t csimd_dot_codes(const void *a, const void *b, long n, int32_t b_sum) {
+  const int8_t *x = (const int8_t *)a, *y = (const int8_t *)b;
+#if CSIMD_LEVEL == 4
+  // vpdpbusd wants unsigned bytes on one side: a + 128, taken back with the sum of b.
+  __m512i s = _mm512_setzero_si512(), t = _mm512_setzero_si512();
+  const __m512i flip = _mm512_set1_epi8((char)0x80);
+  long i = 0;
+  for (; i + 128 <= n; i += 128) {
+    s = _mm512_dpbusd_epi32(s, _mm512_xor_si512(_mm512_loadu_si512(x + i), flip), _mm512_loadu_si512(y + i));
+    t = _mm512_dpbusd_epi32(t, _mm512_xor_si512(_mm512_loadu_si512(x + i + 64), flip), _mm512_loadu_si512(y + i + 64));
+  }
+  if (i + 64 <= n) {
+    s = _mm512_dpbusd_epi32(s, _mm512_xor_si512(_mm512_loadu_si512(x + i), flip), _mm512_loadu_si512(y + i));
+    i += 64;
+  }
+  if (i < n) {
+    const __m256i half = _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)(x + i)), _mm512_castsi512_si256(flip));
+    const __m256i r =
+        _mm256_dpbusd_epi32(_mm256_setzero_si256(), half, _mm256_loadu_si256((const __m256i *)(y + i)));
+    t = _mm512_add_epi32(t, _mm512_zextsi256_si512(r));
+  }
+  return _mm512_reduce_add_epi32(_mm512_add_epi32(s, t)) - 128 * b_sum;
+#elif CSIMD_LEVEL == 3
+  (void)b_sum;
+  __m256i s = _mm256_setzero_si256();
+  const __m256i ones = _mm256_set1_epi16(1);
+  for (long i = 0; i < n; i += 32) {
+    const __m256i v = _mm256_loadu_si256((const __m256i *)(x + i)), w = _mm256_loadu_si256((const __m256i *)(y + i));
+    // The sign of w moves to v; two products of 127 * 127 stay below 2^15.
+    s = _mm256_add_epi32(s, _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(v, w)), ones));
+  }
+  __m128i q = _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
+  q = _mm_add_epi32(q, _mm_shuffle_epi32(q, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(q, _mm_shuffle_epi32(q, 0xb1)));
+#else
+  (void)b_sum;
+  int32_t s = 0;
+  for (long i = 0; i < n; i++) s += (int32_t)x[i] * y[i];
+  return s;
+#endif
+}
+
+// One step of CRC-32C over 8 bytes or 1.
+#if defined(__SSE4_2__)
+CSIMD_INLINE uint32_t csimd_crc32c_8(uint32_t crc, uint64_t bytes) { return (uint32_t)_mm_crc32_u64(crc, bytes); }
+CSIMD_INLINE uint32_t csimd_crc32c_1(uint32_t crc, uint8_t byte) { return _mm_crc32_u8(crc, byte); }
+#else
+CSIMD_INLINE uint32_t csimd_crc32c_1(uint32_t crc, uint8_t byte) {
+  crc ^= byte;
+  for (int i = 0; i < 8; i++) crc = (crc >> 1) ^ (0x82f63b78u & -(crc & 1));
+  return crc;
+}
+CSIMD_INLINE uint32_t csimd_crc32c_8(uint32_t crc, uint64_t bytes) {
+  for (int i = 0; i < 8; i++) crc = csimd_crc32c_1(crc, (uint8_t)(bytes >> (8 * i)));
+  return crc;
+}
+#endif

@@ -1,0 +1,57 @@
+import ApusKernels
+import KernelInterface
+
+/// Everything that readers of one generation see: the clustering tree, the vectors' rows and the roots of the tenants'
+/// trees. A new clustering tree makes a new generation; readers of the old one finish on it.
+final class Generation: Sendable {
+  let encoding: VectorEncoding
+  let tree: ClusterTree
+  let slab: Slab
+  /// `[padded]` f32 a slot.
+  let floats: ChunkedRows
+  /// `CodeLayout` rows, with quantizer sq8.
+  let codes: ChunkedRows?
+  let ids: Column<UInt64>
+  let paths: Column<UInt64>
+  /// List of the tenants that were granted a slot.
+  let access: PublishedReader<UInt32>
+  /// Root of a tenant's tree in the low half, number of its vectors in the high half.
+  let roots: PublishedReader<UInt64>
+  /// List of the groups that a tenant is in.
+  let groups: PublishedReader<UInt32>
+
+  init(
+    encoding: VectorEncoding, tree: ClusterTree, slab: Slab, floats: ChunkedRows, codes: ChunkedRows?,
+    ids: Column<UInt64>, paths: Column<UInt64>, access: PublishedReader<UInt32>, roots: PublishedReader<UInt64>,
+    groups: PublishedReader<UInt32>
+  ) {
+    self.encoding = encoding
+    self.tree = tree
+    self.slab = slab
+    self.floats = floats
+    self.codes = codes
+    self.ids = ids
+    self.paths = paths
+    self.access = access
+    self.roots = roots
+    self.groups = groups
+  }
+}
+
+/// The root and the number of vectors of a tenant's tree, as one number that is published at once.
+struct TenantRoot {
+  var root: UInt32
+  var count: UInt32
+
+  init(root: UInt32, count: UInt32) {
+    self.root = root
+    self.count = count
+  }
+
+  init(_ word: UInt64) {
+    root = UInt32(truncatingIfNeeded: word)
+    count = UInt32(truncatingIfNeeded: word >> 32)
+  }
+
+  var word: UInt64 { UInt64(count) << 32 | UInt64(root) }
+}

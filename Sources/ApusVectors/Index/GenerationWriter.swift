@@ -1,0 +1,286 @@
+import ApusKernels
+import KernelInterface
+
+/// The writer's side of a generation. One thread at a time holds it.
+///
+/// Changes are made in a **session**: readers see nothing of it until `publish`, which shows each tenant's tree at once.
+///
+/// `@unchecked Sendable`: only the holder of the index's writer lock touches it.
+final class GenerationWriter: @unchecked Sendable {
+  let config: VectorConfig
+  let generation: Generation
+  private(set) var forest: TenantForest
+  private var idTable = IDTable()
+  private var access = PublishedColumn<UInt32>()
+  private var roots = PublishedColumn<UInt64>()
+  private var groups = PublishedColumn<UInt32>()
+  /// The tenant that owns a slot.
+  private let owners: Column<UInt32>
+  /// Slots given out so far, the dead ones included: slots are used again only by the next generation.
+  private(set) var slotCount: UInt32 = 0
+  private(set) var deadCount = 0
+  private(set) var grantCount = 0
+  /// Tenants that have a vector or a group, ascending.
+  private(set) var tenants = SortedNumbers()
+  private let kernels = Kernels.current
+
+  init(config: VectorConfig, tree: ClusterTree, expecting count: Int = 0) {
+    self.config = config
+    let encoding = VectorEncoding(dim: config.dim, metric: config.metric)
+    let slab = Slab()
+    let floats = ChunkedRows(rowBytes: encoding.floatRowBytes, shift: Self.shift(encoding.floatRowBytes))
+    let codes =
+      config.quantizer == .sq8
+      ? ChunkedRows(rowBytes: encoding.codeRowBytes, shift: Self.shift(encoding.codeRowBytes)) : nil
+    owners = Column()
+    idTable = IDTable(expecting: count)
+    generation = Generation(
+      encoding: encoding, tree: tree, slab: slab, floats: floats, codes: codes, ids: Column(), paths: Column(),
+      access: access.reader, roots: roots.reader, groups: groups.reader)
+    forest = TenantForest(tree: tree, slab: slab, capacity: config.bufferCapacity)
+  }
+
+  /// Chunks of about 16 MiB.
+  private static func shift(_ rowBytes: Int) -> Int {
+    var shift = 0
+    while rowBytes << (shift + 1) <= 16 << 20 && shift < 16 { shift += 1 }
+    return shift
+  }
+
+  var liveCount: Int { Int(slotCount) - deadCount }
+
+  func slot(of id: VectorID) -> UInt32? { idTable.slot(of: id, ids: generation.ids) }
+
+  /// The tenants that were granted a slot, ascending.
+  func tenants(of slot: UInt32) -> [TenantID] { forest.numbers(access[slot]) }
+
+  func owner(of slot: UInt32) -> TenantID { owners[slot] }
+
+  func root(of tenant: TenantID) -> TenantRoot {
+    roots.exists(tenant) ? TenantRoot(roots[tenant]) : TenantRoot(root: 0, count: 0)
+  }
+
+  func groups(of tenant: TenantID) -> [TenantID] {
+    groups.exists(tenant) ? forest.numbers(groups[tenant]) : []
+  }
+
+  /// A dead slot has no place in the table of ids.
+  func isAlive(_ slot: UInt32) -> Bool { self.slot(of: generation.ids[slot]) == slot }
+
+  // MARK: changes
+
+  /// Stores a new vector, of which nobody can see anything until it is granted. `id` must be new, and the vector is
+  /// checked: throws `dimension`, `notFinite`, `zeroVector` and then has changed nothing.
+  func insert(_ id: VectorID, _ vector: UnsafeBufferPointer<Float>, owner: TenantID) throws -> UInt32 {
+    let slot = slotCount
+    guard slot < UInt32.max - 1 else { throw VectorError.full("\(slot) slots; compact it") }
+    ensureSlot(slot)
+    let row = generation.floats.row(slot).assumingMemoryBound(to: Float.self)
+    try generation.encoding.encode(vector, to: row)
+    finishInsert(id, slot: slot, owner: owner)
+    return slot
+  }
+
+  /// Throws what `insert` would throw.
+  func check(_ vector: UnsafeBufferPointer<Float>) throws {
+    try withUnsafeTemporaryAllocation(of: Float.self, capacity: generation.encoding.padded) {
+      try generation.encoding.encode(vector, to: $0.baseAddress!)
+    }
+  }
+
+  /// The same with a row that was encoded before, from another generation.
+  private func insert(_ id: VectorID, copying row: UnsafeRawPointer, owner: TenantID) -> UInt32 {
+    let slot = slotCount
+    ensureSlot(slot)
+    generation.floats.row(slot).copyMemory(from: row, byteCount: generation.encoding.floatRowBytes)
+    finishInsert(id, slot: slot, owner: owner)
+    return slot
+  }
+
+  private func ensureSlot(_ slot: UInt32) {
+    generation.floats.ensure(slot)
+    generation.codes?.ensure(slot)
+    generation.ids.rows.ensure(slot)
+    generation.paths.rows.ensure(slot)
+    owners.rows.ensure(slot)
+    access.ensure(slot)
+  }
+
+  private func finishInsert(_ id: VectorID, slot: UInt32, owner: TenantID) {
+    let encoding = generation.encoding
+    let floats = generation.floats.row(slot).assumingMemoryBound(to: Float.self)
+    if let codes = generation.codes {
+      encoding.encodeCodes(floats, to: codes.row(slot))
+      generation.paths[slot] = generation.tree.path(codeRow: codes.row(slot), kernels: kernels)
+    } else {
+      withUnsafeTemporaryAllocation(byteCount: encoding.codeRowBytes, alignment: 64) {
+        encoding.encodeCodes(floats, to: $0.baseAddress!)
+        generation.paths[slot] = generation.tree.path(codeRow: $0.baseAddress!, kernels: kernels)
+      }
+    }
+    generation.ids[slot] = id
+    owners[slot] = owner
+    idTable.insert(id, slot: slot, ids: generation.ids)
+    slotCount += 1
+  }
+
+  /// False when the tenant had it. O(depth + C) numbers move.
+  func grant(_ slot: UInt32, to tenant: TenantID) -> Bool {
+    guard let list = forest.adding(tenant, to: access[slot]) else { return false }
+    access[slot] = list
+    roots.ensure(tenant)
+    var root = TenantRoot(roots[tenant])
+    if root.count == 0 { tenants.insert(tenant) }
+    guard let grown = forest.granting(slot, in: root.root, paths: generation.paths) else {
+      preconditionFailure("tenant \(tenant) had slot \(slot) in its tree but not in its access list")
+    }
+    root = TenantRoot(root: grown, count: root.count + 1)
+    roots[tenant] = root.word
+    grantCount += 1
+    return true
+  }
+
+  /// False when the tenant did not have it.
+  func revoke(_ slot: UInt32, from tenant: TenantID) -> Bool {
+    guard let list = forest.removing(tenant, from: access[slot]) else { return false }
+    access[slot] = list
+    removeFromTree(slot, of: tenant)
+    return true
+  }
+
+  private func removeFromTree(_ slot: UInt32, of tenant: TenantID) {
+    let root = TenantRoot(roots[tenant])
+    guard let shrunk = forest.revoking(slot, in: root.root, paths: generation.paths) else {
+      preconditionFailure("tenant \(tenant) had slot \(slot) in its access list but not in its tree")
+    }
+    roots[tenant] = TenantRoot(root: shrunk, count: root.count - 1).word
+    grantCount -= 1
+    forgetIfEmpty(tenant)
+  }
+
+  /// Takes the vector from all tenants; its slot stays dead until the next generation.
+  func delete(_ slot: UInt32) {
+    for tenant in forest.numbers(access[slot]) { removeFromTree(slot, of: tenant) }
+    forest.dropList(access[slot])
+    access[slot] = 0
+    idTable.remove(generation.ids[slot], ids: generation.ids)
+    deadCount += 1
+  }
+
+  /// Takes all vectors from a tenant; the vectors stay. Returns how many it had.
+  func dropTenant(_ tenant: TenantID) -> Int {
+    let root = self.root(of: tenant)
+    for slot in forest.slots(root.root) {
+      access[slot] = forest.removing(tenant, from: access[slot]) ?? access[slot]
+    }
+    forest.drop(root.root)
+    if root.root != 0 { roots[tenant] = 0 }
+    setGroups([], of: tenant)
+    grantCount -= Int(root.count)
+    forgetIfEmpty(tenant)
+    return Int(root.count)
+  }
+
+  func setGroups(_ list: [TenantID], of tenant: TenantID) {
+    guard !list.isEmpty || groups.exists(tenant) else { return }
+    groups.ensure(tenant)
+    forest.dropList(groups[tenant])
+    groups[tenant] = forest.makeList(Set(list).sorted())
+    if list.isEmpty { forgetIfEmpty(tenant) } else { tenants.insert(tenant) }
+  }
+
+  private func forgetIfEmpty(_ tenant: TenantID) {
+    if root(of: tenant).count == 0 && groups(of: tenant).isEmpty { tenants.remove(tenant) }
+  }
+
+  /// Shows the session to readers. Lists of rights first: a reader that finds a right missing looks again.
+  func publish(_ epochs: Epochs) {
+    forest.seal()
+    access.publish()
+    groups.publish()
+    roots.publish()
+    forest.reclaim(epochs)
+  }
+
+  // MARK: another generation
+
+  /// A copy of all that lives over another clustering tree, in the order of its leaves; the same input gives the same
+  /// slots and the same trees.
+  func rebuilt(over tree: ClusterTree) -> GenerationWriter {
+    let next = GenerationWriter(config: config, tree: tree, expecting: liveCount)
+    let encoding = generation.encoding
+    let live = (0..<slotCount).filter { isAlive($0) }
+    let order = withUnsafeTemporaryAllocation(byteCount: encoding.codeRowBytes, alignment: 64) { row in
+      live.map { slot -> (path: UInt64, id: VectorID, slot: UInt32) in
+        let floats = generation.floats.row(slot).assumingMemoryBound(to: Float.self)
+        encoding.encodeCodes(floats, to: row.baseAddress!)
+        return (tree.path(codeRow: row.baseAddress!, kernels: kernels), generation.ids[slot], slot)
+      }
+    }.sorted { ($0.path, $0.id) < ($1.path, $1.id) }
+    var members: [TenantID: [UInt32]] = [:]
+    for (_, id, slot) in order {
+      let new = next.insert(id, copying: generation.floats.row(slot), owner: owners[slot])
+      let tenants = forest.numbers(access[slot])
+      next.access[new] = next.forest.makeList(tenants)
+      next.grantCount += tenants.count
+      for tenant in tenants { members[tenant, default: []].append(new) }
+    }
+    for tenant in tenants {
+      if let slots = members[tenant] {
+        let root = next.forest.build(slots, cluster: 0, level: 0, paths: next.generation.paths)
+        next.roots.ensure(tenant)
+        next.roots[tenant] = TenantRoot(root: root, count: UInt32(slots.count)).word
+      }
+      next.setGroups(groups(of: tenant), of: tenant)
+      next.tenants.insert(tenant)
+    }
+    return next
+  }
+
+  // MARK: checks
+
+  /// Checks all invariants, and that trees and access lists say the same; throws `VectorError.corrupt`.
+  func verify() throws {
+    try generation.tree.verify()
+    var (live, granted) = (0, 0)
+    for slot in 0..<slotCount where isAlive(slot) {
+      live += 1
+      let tenants = forest.numbers(access[slot])
+      granted += tenants.count
+      for (i, tenant) in tenants.enumerated() {
+        if i > 0 && tenants[i - 1] >= tenant { throw VectorError.corrupt("access list of slot \(slot) out of order") }
+        guard forest.contains(slot, path: generation.paths[slot], in: root(of: tenant).root) else {
+          throw VectorError.corrupt("slot \(slot) is granted to tenant \(tenant), whose tree lacks it")
+        }
+      }
+    }
+    guard live == liveCount, live == idTable.count else {
+      throw VectorError.corrupt("\(live) live vectors, \(liveCount) counted, \(idTable.count) ids")
+    }
+    var held = 0
+    for tenant in tenants {
+      let root = root(of: tenant)
+      let count = try forest.verify(root.root, paths: generation.paths)
+      guard count == root.count else {
+        throw VectorError.corrupt("tenant \(tenant) has \(count) vectors in its tree and \(root.count) counted")
+      }
+      held += count
+    }
+    // Every right is in a tree and there are as many slots in trees as rights: so they are the same.
+    guard held == granted, held == grantCount else {
+      throw VectorError.corrupt("\(held) slots in trees, \(granted) rights, \(grantCount) counted")
+    }
+  }
+
+  /// Bytes by part; `vectors` are the f32 rows.
+  var memory: VectorMemory {
+    let rowBytes = generation.encoding.floatRowBytes
+    return VectorMemory(
+      vectors: Int(slotCount) * rowBytes,
+      codes: generation.codes.map { Int(slotCount) * $0.rowBytes } ?? 0,
+      clusteringTree: generation.tree.nodeCount * (14 + generation.tree.centroids.rowBytes),
+      // Two states of the access handle, id, path and owner.
+      columns: Int(slotCount) * (8 + 8 + 8 + 4) + idTable.bytes,
+      trees: generation.slab.usedBytes, tenants: roots.bytes + groups.bytes)
+  }
+}

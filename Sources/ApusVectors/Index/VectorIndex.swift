@@ -1,0 +1,250 @@
+import ApusKernels
+import KernelInterface
+import Synchronization
+
+/// One store of vectors that many tenants share: each query sees the vectors that its tenant was granted, and nothing else
+/// can be seen.
+///
+/// ```swift
+/// let index = try VectorIndex(VectorConfig(dim: 384))
+/// try index.write { try $0.upsert(7, vector, owner: 1, shareWith: [2, 3]) }  // readers see all of it or nothing
+/// let found = try index.search(query, as: 2)
+/// ```
+///
+/// One writer at a time; readers never wait. A query sees each tenant's tree as it was at one moment, and a revoke that
+/// has returned is seen by every query that starts afterwards. After Jin et al., "Curator: Efficient Vector Search with
+/// Low-Selectivity Filters" (arXiv 2601.01291), without its Bloom filters: tenants' trees are explicit.
+public final class VectorIndex: Sendable {
+  public let config: VectorConfig
+  private let epochs = Epochs()
+  /// The generation of readers, kept alive by `writer` until no reader is inside that saw it.
+  private let current: Atomic<UInt>
+  private let writer: Mutex<WriterState>
+  /// One per place in `epochs`: whoever holds the place uses it.
+  private let searches: Searches
+  private let patience: Mutex<PatienceTable>
+
+  private struct WriterState {
+    var writer: GenerationWriter
+    var retired: [(tag: UInt64, generation: Generation)] = []
+  }
+
+  /// `@unchecked Sendable`: element `i` is used only by the thread that holds place `i`.
+  private final class Searches: @unchecked Sendable {
+    private var all = [TreeSearch?](repeating: nil, count: Epochs.places)
+    func use(_ place: Int) -> TreeSearch {
+      all.withUnsafeMutableBufferPointer { all in
+        if let search = all[place] { return search }
+        let search = TreeSearch()
+        all[place] = search
+        return search
+      }
+    }
+  }
+
+  /// An empty index. Throws `VectorError.configuration`.
+  public convenience init(_ config: VectorConfig) throws {
+    try config.validate()
+    self.init(GenerationWriter(config: config, tree: ClusterTree(dim: config.dim)))
+  }
+
+  init(_ writer: GenerationWriter) {
+    config = writer.config
+    current = Atomic(Self.address(writer.generation))
+    self.writer = Mutex(WriterState(writer: writer))
+    searches = Searches()
+    patience = Mutex(PatienceTable())
+  }
+
+  private static func address(_ generation: Generation) -> UInt {
+    UInt(bitPattern: Unmanaged.passUnretained(generation).toOpaque())
+  }
+
+  // MARK: reading
+
+  /// The vectors of `tenant`, and of the groups that it is in, that are nearest to `query` (`[dim]`): min(k, as many as
+  /// it has), nearest first, equals by id. An unknown tenant has none.
+  ///
+  /// Throws `VectorError.dimension`, `.notFinite`, `.zeroVector`, `.parameter`.
+  public func search(
+    _ query: [Float], as tenant: TenantID, filter: AccessFilter? = nil, options: SearchOptions = SearchOptions()
+  ) throws -> SearchResult {
+    try query.withUnsafeBufferPointer { try search($0, as: [tenant], filter: filter, options: options) }
+  }
+
+  /// The same for the union of what several tenants have.
+  public func search(
+    _ query: UnsafeBufferPointer<Float>, as tenants: [TenantID], filter: AccessFilter? = nil,
+    options: SearchOptions = SearchOptions()
+  ) throws -> SearchResult {
+    try options.validate()
+    if let depth = filter?.depth, depth > AccessFilter.maximumDepth {
+      throw VectorError.parameter(
+        "the filter's depth", seen: "\(depth)", expected: "at most \(AccessFilter.maximumDepth)")
+    }
+    return try read { generation, search in
+      try search.prepare(query, encoding: generation.encoding)
+      while true {
+        let view = RightsView(tenants, in: generation)
+        if let result = try run(search, view, filter, generation, options) { return result }
+      }
+    }
+  }
+
+  /// Whether `tenant` itself was granted `id` at this moment. Takes the writer's lock.
+  public func isGranted(_ id: VectorID, to tenant: TenantID) -> Bool {
+    writer.withLock { state in state.writer.slot(of: id).map { state.writer.tenants(of: $0).contains(tenant) } ?? false
+    }
+  }
+
+  /// Vectors that a tenant was granted itself.
+  public func count(of tenant: TenantID) -> Int {
+    read { generation, _ in Int(TenantRoot(generation.roots.load(tenant) ?? 0).count) }
+  }
+
+  /// Runs `body` inside an epoch: the generation and all it leads to stay as they are.
+  private func read<R>(_ body: (Generation, TreeSearch) throws -> R) rethrows -> R {
+    let place = epochs.enter()
+    defer { epochs.leave(place) }
+    let address = current.load(ordering: .sequentiallyConsistent)
+    let generation = Unmanaged<Generation>.fromOpaque(UnsafeRawPointer(bitPattern: address)!)
+    return try generation._withUnsafeGuaranteedRef { try body($0, searches.use(place)) }
+  }
+
+  /// One attempt; nil when rights changed while it ran and a result was not covered any more.
+  private func run(
+    _ search: TreeSearch, _ view: RightsView, _ filter: AccessFilter?, _ generation: Generation,
+    _ options: SearchOptions
+  ) throws -> SearchResult? {
+    search.search(view, filter: filter, in: generation, options: options, capacity: config.bufferCapacity) { size in
+      options.patience ?? patience.withLock { $0.patience(size: size) }
+    }
+    var neighbours: [Neighbour] = []
+    neighbours.reserveCapacity(search.best.entries.count)
+    for entry in search.best.entries {
+      let slot = ScoredNumber.number(entry)
+      // The exit: a slot leaves only if its own access list says so, whatever the trees said.
+      guard view.covers(slot, filter: filter, in: generation) else {
+        if view.isCurrent(in: generation) {
+          throw VectorError.isolation("slot \(slot), generation of \(generation.tree.nodeCount) clusters")
+        }
+        return nil
+      }
+      let distance = generation.encoding.distance(score: ScoredNumber.score(entry))
+      neighbours.append(Neighbour(id: generation.ids[slot], distance: distance))
+    }
+    neighbours.sort { ($0.distance, $0.id) < ($1.distance, $1.id) }
+    return SearchResult(
+      neighbours: neighbours, scanned: search.scanned, nodes: search.scoredNodes, lists: search.lists)
+  }
+
+  // MARK: writing
+
+  /// Makes changes that readers see together when `body` returns, each tenant's at one moment. What `body` did before it
+  /// threw stays.
+  @discardableResult
+  public func write<R>(_ body: (borrowing VectorWriter) throws -> R) rethrows -> R {
+    try writer.withLock { state in
+      defer {
+        state.writer.publish(epochs)
+        release(&state)
+      }
+      return try body(VectorWriter(state.writer))
+    }
+  }
+
+  private func release(_ state: inout WriterState) {
+    guard !state.retired.isEmpty else { return }
+    let oldest = epochs.oldestInside()
+    state.retired.removeAll { $0.tag < oldest }
+  }
+
+  // MARK: the clustering tree
+
+  /// Trains a clustering tree on a sample of what is stored and rebuilds all tenants' trees over it. Readers go on;
+  /// writers wait. Deleted vectors are gone afterwards and the rest lies in the order of the leaves.
+  ///
+  /// `progress` gets 0…1 and may throw to stop: then nothing has changed.
+  public func train(
+    _ options: TrainingOptions = TrainingOptions(), sample limit: Int = 1 << 18,
+    progress: (Double) throws -> Void = { _ in }
+  ) throws {
+    try writer.withLock { state in
+      let tree = try trained(state.writer, options, limit: limit, progress: progress)
+      adopt(state.writer.rebuilt(over: tree), &state)
+    }
+  }
+
+  /// Rebuilds over the same clustering tree: gives the memory of deleted vectors back.
+  public func compact() {
+    writer.withLock { state in adopt(state.writer.rebuilt(over: state.writer.generation.tree), &state) }
+  }
+
+  private func trained(
+    _ writer: GenerationWriter, _ options: TrainingOptions, limit: Int, progress: (Double) throws -> Void
+  ) throws -> ClusterTree {
+    let generation = writer.generation
+    let padded = generation.encoding.padded
+    var random = SplitMix64(state: options.seed)
+    var slots = (0..<writer.slotCount).filter { writer.isAlive($0) }
+    if slots.count > limit {
+      for i in 0..<limit { slots.swapAt(i, i + Int(random.next() % UInt64(slots.count - i))) }
+      slots.removeLast(slots.count - limit)
+    }
+    let rows = UnsafeMutablePointer<Float>.allocate(capacity: max(1, slots.count * padded))
+    defer { rows.deallocate() }
+    for (i, slot) in slots.enumerated() {
+      UnsafeMutableRawPointer(rows + i * padded).copyMemory(
+        from: generation.floats.row(slot), byteCount: padded * 4)
+    }
+    var training = ClusterTraining(
+      config: config, encoding: generation.encoding, options: options, vectors: rows, count: slots.count)
+    return try training.train(progress: progress)
+  }
+
+  private func adopt(_ next: GenerationWriter, _ state: inout WriterState) {
+    next.publish(epochs)
+    let old = state.writer.generation
+    current.store(Self.address(next.generation), ordering: .sequentiallyConsistent)
+    state.retired.append((epochs.advance(), old))
+    state.writer = next
+    release(&state)
+  }
+
+  // MARK: tuning
+
+  /// Fits the patience of each size class of tenants so that recall at `options.k` reaches `target` on `queries`, which
+  /// are (vector, tenant) pairs; exact search is the truth.
+  public func tune(target: Double, queries: [(vector: [Float], tenant: TenantID)], options: SearchOptions) throws {
+    let table = try PatienceTable(target: target, queries: queries, options: options) { query, tenant, options in
+      try search(query, as: tenant, options: options)
+    } size: {
+      count(of: $0)
+    }
+    patience.withLock { $0 = table }
+  }
+
+  // MARK: state
+
+  /// Checks all invariants; throws `VectorError.corrupt`. Writers wait.
+  public func verify() throws { try writer.withLock { try $0.writer.verify() } }
+
+  public var memory: VectorMemory { writer.withLock { $0.writer.memory } }
+
+  public var stats: VectorStats {
+    writer.withLock { state in
+      VectorStats(
+        vectors: state.writer.liveCount, deleted: state.writer.deadCount, tenants: state.writer.tenants.count,
+        grants: state.writer.grantCount, clusters: state.writer.generation.tree.nodeCount)
+    }
+  }
+}
+
+public struct VectorStats: Sendable, Codable, Equatable {
+  public var vectors: Int
+  /// Deleted since the last compaction.
+  public var deleted: Int
+  public var tenants: Int
+  public var grants: Int
+  public var clusters: Int
+}

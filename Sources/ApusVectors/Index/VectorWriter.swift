@@ -1,0 +1,66 @@
+/// Changes to an index inside `VectorIndex.write`, by the vectors' ids.
+public struct VectorWriter: ~Copyable {
+  private let writer: GenerationWriter
+
+  init(_ writer: GenerationWriter) { self.writer = writer }
+
+  private func slot(_ id: VectorID) throws -> UInt32 {
+    guard let slot = writer.slot(of: id) else { throw VectorError.unknownVector(id) }
+    return slot
+  }
+
+  public func contains(_ id: VectorID) -> Bool { writer.slot(of: id) != nil }
+
+  /// Stores `vector` (`[dim]`), granted to `owner` and `shareWith`. An id that is there gets the new vector and keeps its
+  /// owner and its grants, to which `shareWith` is added. Returns true when the id was new.
+  ///
+  /// Throws `dimension`, `notFinite`, `zeroVector`, and then has changed nothing.
+  @discardableResult
+  public func upsert(
+    _ id: VectorID, _ vector: UnsafeBufferPointer<Float>, owner: TenantID, shareWith: some Sequence<TenantID>
+  ) throws -> Bool {
+    guard let old = writer.slot(of: id) else {
+      let slot = try writer.insert(id, vector, owner: owner)
+      _ = writer.grant(slot, to: owner)
+      for tenant in shareWith { _ = writer.grant(slot, to: tenant) }
+      return true
+    }
+    let (oldOwner, tenants) = (writer.owner(of: old), writer.tenants(of: old))
+    try writer.check(vector)
+    writer.delete(old)
+    let slot = try writer.insert(id, vector, owner: oldOwner)
+    for tenant in tenants { _ = writer.grant(slot, to: tenant) }
+    for tenant in shareWith { _ = writer.grant(slot, to: tenant) }
+    return false
+  }
+
+  @discardableResult
+  public func upsert(_ id: VectorID, _ vector: [Float], owner: TenantID, shareWith: [TenantID] = []) throws -> Bool {
+    try vector.withUnsafeBufferPointer { try upsert(id, $0, owner: owner, shareWith: shareWith) }
+  }
+
+  /// False when the tenant had it. Throws `unknownVector`.
+  @discardableResult
+  public func grant(_ id: VectorID, to tenant: TenantID) throws -> Bool { writer.grant(try slot(id), to: tenant) }
+
+  /// False when the tenant did not have it. Throws `unknownVector`.
+  @discardableResult
+  public func revoke(_ id: VectorID, from tenant: TenantID) throws -> Bool {
+    writer.revoke(try slot(id), from: tenant)
+  }
+
+  /// Takes the vector from everybody. Throws `unknownVector`.
+  public func delete(_ id: VectorID) throws { writer.delete(try slot(id)) }
+
+  /// Takes everything from the tenant, its groups included; the vectors stay. Returns how many it had.
+  @discardableResult
+  public func dropTenant(_ tenant: TenantID) -> Int { writer.dropTenant(tenant) }
+
+  /// `tenant` also sees what `groups` were granted, and what their groups were.
+  public func setGroups(_ groups: [TenantID], of tenant: TenantID) { writer.setGroups(groups, of: tenant) }
+
+  /// Who was granted a vector, ascending. Throws `unknownVector`.
+  public func tenants(of id: VectorID) throws -> [TenantID] { writer.tenants(of: try slot(id)) }
+
+  public func owner(of id: VectorID) throws -> TenantID { writer.owner(of: try slot(id)) }
+}

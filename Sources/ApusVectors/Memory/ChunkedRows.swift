@@ -1,0 +1,197 @@
+import KernelInterface
+import Synchronization
+
+#if canImport(Glibc)
+  import Glibc
+#elseif canImport(Darwin)
+  import Darwin
+#endif
+
+/// Rows of one size that never move, so that readers need no lock while one writer adds more.
+///
+/// Rows lie in chunks of `1 << shift`; a chunk is zero pages until it is written. The chunk directory is as large as it
+/// can ever become, but only its touched pages exist.
+///
+/// `@unchecked Sendable`: one writer at a time changes it (the index's writer lock); a reader touches only rows whose
+/// number it got through an atomic that the writer stored after the row was whole.
+final class ChunkedRows: @unchecked Sendable {
+  let rowBytes: Int
+  let shift: Int
+  private let directory: UnsafeMutablePointer<UnsafeMutableRawPointer?>
+  private static let directoryEntries = 1 << 20
+  private static let hugePage = 2 << 20
+  /// Chunks that are this object's to unmap; those of an adopted file belong to `owner`.
+  private var mapped: [UnsafeMutableRawPointer] = []
+  private let owner: AnyObject?
+  /// Bytes in chunks of its own.
+  private(set) var ownBytes = 0
+
+  init(rowBytes: Int, shift: Int) {
+    self.rowBytes = rowBytes
+    self.shift = shift
+    owner = nil
+    directory = Self.makeDirectory()
+  }
+
+  /// Rows 0 ..< count lie in `bytes`, which `owner` keeps alive; a last chunk that is not full is copied.
+  init(rowBytes: Int, shift: Int, adopting bytes: UnsafeMutableRawBufferPointer, count: Int, owner: AnyObject) {
+    precondition(bytes.count >= count * rowBytes, "\(bytes.count) bytes cannot hold \(count) rows of \(rowBytes)")
+    self.rowBytes = rowBytes
+    self.shift = shift
+    self.owner = owner
+    directory = Self.makeDirectory()
+    let whole = count >> shift
+    for chunk in 0..<whole { directory[chunk] = bytes.baseAddress! + (chunk << shift) * rowBytes }
+    let rest = count - whole << shift
+    if rest > 0 {
+      ensure(UInt32(whole << shift))
+      directory[whole]!.copyMemory(from: bytes.baseAddress! + (whole << shift) * rowBytes, byteCount: rest * rowBytes)
+    }
+  }
+
+  deinit {
+    for chunk in mapped { munmap(chunk, rowBytes << shift + Self.hugePage) }
+    munmap(directory, Self.directoryEntries * 8)
+  }
+
+  /// What kernels take.
+  var view: RowChunks { RowChunks(chunks: UnsafePointer(directory), shift: shift, stride: rowBytes) }
+
+  @inline(__always) func row(_ r: UInt32) -> UnsafeMutableRawPointer {
+    directory[Int(r) >> shift].unsafelyUnwrapped + (Int(r) & (1 << shift - 1)) * rowBytes
+  }
+
+  /// Whether row `r` has memory: any reader may ask.
+  @inline(__always) func exists(_ r: UInt32) -> Bool {
+    let chunk = Int(r) >> shift
+    return chunk < Self.directoryEntries && directory[chunk] != nil
+  }
+
+  /// Makes row `r` exist, as zeros if it is new. Only the writer may.
+  func ensure(_ r: UInt32) {
+    let chunk = Int(r) >> shift
+    precondition(chunk < Self.directoryEntries, "row \(r) is beyond what \(Self.directoryEntries) chunks hold")
+    guard directory[chunk] == nil else { return }
+    // Rows are read in no order: with small pages every other read would also miss the TLB. The first 2 MiB stay small
+    // pages, because most collections are small.
+    let bytes = rowBytes << shift
+    let memory = mapZeros(bytes + Self.hugePage)
+    let aligned = UnsafeMutableRawPointer(
+      bitPattern: (UInt(bitPattern: memory) + UInt(Self.hugePage) - 1) & ~UInt(Self.hugePage - 1))!
+    let small = chunk == 0 ? Self.hugePage : 0
+    if bytes > small { madvise(aligned + small, bytes - small, MADV_HUGEPAGE) }
+    mapped.append(memory)
+    ownBytes += bytes
+    directory[chunk] = aligned
+  }
+
+  private static func makeDirectory() -> UnsafeMutablePointer<UnsafeMutableRawPointer?> {
+    mapZeros(directoryEntries * 8).bindMemory(to: UnsafeMutableRawPointer?.self, capacity: directoryEntries)
+  }
+}
+
+/// Private zero pages, made when they are touched.
+func mapZeros(_ bytes: Int) -> UnsafeMutableRawPointer {
+  let memory = mmap(nil, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+  guard let memory, memory != MAP_FAILED else {
+    fatalError("mmap of \(bytes) bytes: \(String(cString: strerror(errno)))")
+  }
+  return memory
+}
+
+/// A number per row.
+struct Column<Element: BitwiseCopyable & Sendable>: Sendable {
+  let rows: ChunkedRows
+
+  /// 2 ** 12 numbers a chunk.
+  init() { rows = ChunkedRows(rowBytes: MemoryLayout<Element>.stride, shift: 12) }
+
+  init(adopting bytes: UnsafeMutableRawBufferPointer, count: Int, owner: AnyObject) {
+    rows = ChunkedRows(
+      rowBytes: MemoryLayout<Element>.stride, shift: 12, adopting: bytes, count: count, owner: owner)
+  }
+
+  subscript(r: UInt32) -> Element {
+    @inline(__always) get { rows.row(r).load(as: Element.self) }
+    nonmutating set { rows.row(r).storeBytes(of: newValue, as: Element.self) }
+  }
+}
+
+/// A number that readers load while the writer stores.
+protocol Publishable: BitwiseCopyable, Sendable {
+  static func load(_ memory: UnsafeMutableRawPointer) -> Self
+  static func store(_ value: Self, _ memory: UnsafeMutableRawPointer)
+}
+
+extension UInt32: Publishable {
+  @inline(__always) static func load(_ memory: UnsafeMutableRawPointer) -> UInt32 {
+    memory.assumingMemoryBound(to: Atomic<UInt32>.self).pointee.load(ordering: .sequentiallyConsistent)
+  }
+
+  static func store(_ value: UInt32, _ memory: UnsafeMutableRawPointer) {
+    memory.assumingMemoryBound(to: Atomic<UInt32>.self).pointee.store(value, ordering: .sequentiallyConsistent)
+  }
+}
+
+extension UInt64: Publishable {
+  @inline(__always) static func load(_ memory: UnsafeMutableRawPointer) -> UInt64 {
+    memory.assumingMemoryBound(to: Atomic<UInt64>.self).pointee.load(ordering: .sequentiallyConsistent)
+  }
+
+  static func store(_ value: UInt64, _ memory: UnsafeMutableRawPointer) {
+    memory.assumingMemoryBound(to: Atomic<UInt64>.self).pointee.store(value, ordering: .sequentiallyConsistent)
+  }
+}
+
+/// A number per row in two states: the writer's, and the one that readers see since the last `publish`.
+struct PublishedColumn<Element: Publishable>: Sendable {
+  private let live: Column<Element>
+  private let draft: Column<Element>
+  private var changed: [UInt32] = []
+
+  init() {
+    live = Column()
+    draft = Column()
+  }
+
+  /// Both states as in `live` and `draft`, which are one and the same.
+  init(live: Column<Element>, draft: Column<Element>) {
+    self.live = live
+    self.draft = draft
+  }
+
+  var bytes: Int { live.rows.ownBytes + draft.rows.ownBytes }
+
+  /// What readers see; 0 for a row that never was.
+  var reader: PublishedReader<Element> { PublishedReader(live: live) }
+
+  /// The writer's state; rows must exist.
+  subscript(r: UInt32) -> Element {
+    get { draft[r] }
+    set {
+      draft[r] = newValue
+      changed.append(r)
+    }
+  }
+
+  func exists(_ r: UInt32) -> Bool { live.rows.exists(r) }
+
+  func ensure(_ r: UInt32) {
+    draft.rows.ensure(r)
+    live.rows.ensure(r)
+  }
+
+  mutating func publish() {
+    for r in changed { Element.store(draft[r], live.rows.row(r)) }
+    changed.removeAll(keepingCapacity: true)
+  }
+}
+
+/// The readers' side of a `PublishedColumn`.
+struct PublishedReader<Element: Publishable>: Sendable {
+  fileprivate let live: Column<Element>
+
+  @inline(__always) func load(_ r: UInt32) -> Element? {
+    live.rows.exists(r) ? Element.load(live.rows.row(r)) : nil
+  }
+}
