@@ -11,11 +11,11 @@ final class GenerationWriter: @unchecked Sendable {
   let generation: Generation
   private(set) var forest: TenantForest
   private var idTable = IDTable()
-  private var access = PublishedColumn<UInt32>()
+  private(set) var access = PublishedColumn<UInt32>()
   private var roots = PublishedColumn<UInt64>()
-  private var groups = PublishedColumn<UInt32>()
+  private(set) var groups = PublishedColumn<UInt32>()
   /// The tenant that owns a slot.
-  private let owners: Column<UInt32>
+  let owners: Column<UInt32>
   /// Slots given out so far, the dead ones included: slots are used again only by the next generation.
   private(set) var slotCount: UInt32 = 0
   private(set) var deadCount = 0
@@ -40,8 +40,64 @@ final class GenerationWriter: @unchecked Sendable {
     forest = TenantForest(tree: tree, slab: slab, capacity: config.bufferCapacity)
   }
 
+  /// Over the memory of an image; `adopt` completes it.
+  init(
+    config: VectorConfig, tree: ClusterTree, encoding: VectorEncoding, parts: ImageParts, slotCount: UInt32,
+    grantCount: Int
+  ) {
+    self.config = config
+    self.slotCount = slotCount
+    self.grantCount = grantCount
+    owners = parts.owners
+    generation = Generation(
+      encoding: encoding, tree: tree, slab: parts.slab, floats: parts.floats, codes: parts.codes, ids: parts.ids,
+      paths: parts.paths, access: access.reader, roots: roots.reader, groups: groups.reader)
+    forest = TenantForest(tree: tree, slab: parts.slab, capacity: config.bufferCapacity)
+  }
+
+  /// Takes over the lists of an image: dead slots, a handle per slot, and `[tenant u32][groups u32][root u64]` each.
+  func adopt(
+    dead: UnsafeRawBufferPointer, access: UnsafeRawBufferPointer, tenants: UnsafeRawBufferPointer, slabUnits: Int
+  ) throws {
+    func checked(_ handle: UInt32) throws -> UInt32 {
+      guard Int(handle & ~InnerBlock.tag) < max(slabUnits, 1) else {
+        throw VectorError.corrupt("handle \(handle) in a slab of \(slabUnits) units")
+      }
+      return handle
+    }
+    var deadReader = ByteReader(dead, what: "dead slots")
+    var next = slotCount
+    if deadReader.remaining > 0 { next = try deadReader.next(UInt32.self) }
+    idTable = IDTable(expecting: Int(slotCount))
+    var accessReader = ByteReader(access, what: "access lists")
+    for slot in 0..<slotCount {
+      self.access.ensure(slot)
+      let handle = try checked(try accessReader.next(UInt32.self))
+      if handle != 0 { self.access[slot] = handle }
+      if slot == next {
+        deadCount += 1
+        next = deadReader.remaining > 0 ? try deadReader.next(UInt32.self) : slotCount
+      } else {
+        idTable.insert(generation.ids[slot], slot: slot, ids: generation.ids)
+      }
+    }
+    var reader = ByteReader(tenants, what: "tenants")
+    while reader.remaining > 0 {
+      let tenant = try reader.next(UInt32.self)
+      let list = try checked(try reader.next(UInt32.self))
+      let root = TenantRoot(try reader.next(UInt64.self))
+      if list != 0 {
+        groups.ensure(tenant)
+        groups[tenant] = list
+      }
+      roots.ensure(tenant)
+      roots[tenant] = TenantRoot(root: try checked(root.root), count: root.count).word
+      self.tenants.insert(tenant)
+    }
+  }
+
   /// Chunks of about 16 MiB.
-  private static func shift(_ rowBytes: Int) -> Int {
+  static func shift(_ rowBytes: Int) -> Int {
     var shift = 0
     while rowBytes << (shift + 1) <= 16 << 20 && shift < 16 { shift += 1 }
     return shift
@@ -200,6 +256,62 @@ final class GenerationWriter: @unchecked Sendable {
     groups.publish()
     roots.publish()
     forest.reclaim(epochs)
+  }
+
+  // MARK: training and tuning
+
+  /// At most `limit` vectors, any as likely as another, as `[count, padded]` f32.
+  func sample(_ limit: Int, seed: UInt64) -> (rows: [Float], count: Int) {
+    var random = SplitMix64(state: seed)
+    var slots = (0..<slotCount).filter { isAlive($0) }
+    if slots.count > limit {
+      for i in 0..<limit { slots.swapAt(i, i + Int(random.next() % UInt64(slots.count - i))) }
+      slots.removeLast(slots.count - limit)
+    }
+    let padded = generation.encoding.padded
+    let rows = [Float](unsafeUninitializedCapacity: max(1, slots.count * padded)) { rows, count in
+      for (i, slot) in slots.enumerated() {
+        UnsafeMutableRawPointer(rows.baseAddress! + i * padded).copyMemory(
+          from: generation.floats.row(slot), byteCount: padded * 4)
+      }
+      if slots.isEmpty { rows[0] = 0 }
+      count = max(1, slots.count * padded)
+    }
+    return (rows, slots.count)
+  }
+
+  /// Queries by size class of the tenants that they are asked as.
+  func tuningQueries(perClass: Int, seed: UInt64) -> [Int: [PatienceTuning.Query]] {
+    var random = SplitMix64(state: seed)
+    var byClass: [Int: [TenantID]] = [:]
+    for tenant in tenants {
+      let count = root(of: tenant).count
+      if count > 0 { byClass[PatienceTable.sizeClass(Int(count)), default: []].append(tenant) }
+    }
+    var queries: [Int: [PatienceTuning.Query]] = [:]
+    func query(_ slot: UInt32, _ tenant: TenantID) -> PatienceTuning.Query {
+      let row = generation.floats.row(slot).assumingMemoryBound(to: Float.self)
+      let vector = Array(UnsafeBufferPointer(start: row, count: config.dim))
+      return PatienceTuning.Query(vector: vector, id: generation.ids[slot], tenant: tenant)
+    }
+    for (sizeClass, members) in byClass.sorted(by: { $0.key < $1.key }) {
+      // Every tenant of the class in turn, from a random one on.
+      var next = Int(random.next() % UInt64(members.count))
+      var slots: [TenantID: [UInt32]] = [:]
+      for i in 0..<perClass {
+        let tenant = members[next]
+        next = (next + 1) % members.count
+        if i % 2 == 0 {
+          if slots[tenant] == nil { slots[tenant] = forest.slots(root(of: tenant).root) }
+          let own = slots[tenant]!
+          queries[sizeClass, default: []].append(query(own[Int(random.next() % UInt64(own.count))], tenant))
+        } else {
+          let slot = UInt32(random.next() % UInt64(slotCount))
+          if isAlive(slot) { queries[sizeClass, default: []].append(query(slot, tenant)) }
+        }
+      }
+    }
+    return queries
   }
 
   // MARK: another generation

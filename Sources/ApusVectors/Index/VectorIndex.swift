@@ -161,45 +161,37 @@ public final class VectorIndex: Sendable {
 
   // MARK: the clustering tree
 
-  /// Trains a clustering tree on a sample of what is stored and rebuilds all tenants' trees over it. Readers go on;
-  /// writers wait. Deleted vectors are gone afterwards and the rest lies in the order of the leaves.
+  /// Trains a clustering tree on a sample of what is stored and rebuilds all tenants' trees over it. Readers go
+  /// on; writers wait for the rebuilding only. Deleted vectors are gone afterwards and the rest lies in the order of the leaves.
   ///
   /// `progress` gets 0…1 and may throw to stop: then nothing has changed.
   public func train(
     _ options: TrainingOptions = TrainingOptions(), sample limit: Int = 1 << 18,
     progress: (Double) throws -> Void = { _ in }
   ) throws {
-    try writer.withLock { state in
-      let tree = try trained(state.writer, options, limit: limit, progress: progress)
-      adopt(state.writer.rebuilt(over: tree), &state)
+    rebuild(over: try trainedTree(options, sample: limit, progress: progress))
+  }
+
+  func rebuild(over tree: ClusterTree) {
+    writer.withLock { state in adopt(state.writer.rebuilt(over: tree), &state) }
+  }
+
+  /// Trains as `train` does and returns the tree without using it. Writers wait only while the sample is copied.
+  func trainedTree(
+    _ options: TrainingOptions, sample limit: Int, progress: (Double) throws -> Void
+  ) throws -> ClusterTree {
+    let sample = writer.withLock { $0.writer.sample(limit, seed: options.seed) }
+    return try sample.rows.withUnsafeBufferPointer { rows in
+      var training = ClusterTraining(
+        config: config, encoding: VectorEncoding(dim: config.dim, metric: config.metric), options: options,
+        vectors: rows.baseAddress!, count: sample.count)
+      return try training.train(progress: progress)
     }
   }
 
   /// Rebuilds over the same clustering tree: gives the memory of deleted vectors back.
   public func compact() {
     writer.withLock { state in adopt(state.writer.rebuilt(over: state.writer.generation.tree), &state) }
-  }
-
-  private func trained(
-    _ writer: GenerationWriter, _ options: TrainingOptions, limit: Int, progress: (Double) throws -> Void
-  ) throws -> ClusterTree {
-    let generation = writer.generation
-    let padded = generation.encoding.padded
-    var random = SplitMix64(state: options.seed)
-    var slots = (0..<writer.slotCount).filter { writer.isAlive($0) }
-    if slots.count > limit {
-      for i in 0..<limit { slots.swapAt(i, i + Int(random.next() % UInt64(slots.count - i))) }
-      slots.removeLast(slots.count - limit)
-    }
-    let rows = UnsafeMutablePointer<Float>.allocate(capacity: max(1, slots.count * padded))
-    defer { rows.deallocate() }
-    for (i, slot) in slots.enumerated() {
-      UnsafeMutableRawPointer(rows + i * padded).copyMemory(
-        from: generation.floats.row(slot), byteCount: padded * 4)
-    }
-    var training = ClusterTraining(
-      config: config, encoding: generation.encoding, options: options, vectors: rows, count: slots.count)
-    return try training.train(progress: progress)
   }
 
   private func adopt(_ next: GenerationWriter, _ state: inout WriterState) {
@@ -213,21 +205,76 @@ public final class VectorIndex: Sendable {
 
   // MARK: tuning
 
-  /// Fits the patience of each size class of tenants so that recall at `options.k` reaches `target` on `queries`, which
-  /// are (vector, tenant) pairs; exact search is the truth.
-  public func tune(target: Double, queries: [(vector: [Float], tenant: TenantID)], options: SearchOptions) throws {
-    let table = try PatienceTable(target: target, queries: queries, options: options) { query, tenant, options in
-      try search(query, as: tenant, options: options)
-    } size: {
-      count(of: $0)
+  /// Fits the patience of each size class of tenants so that recall at `options.k` reaches `target`, on queries made from
+  /// what is stored. Readers and writers go on.
+  ///
+  /// `progress` gets 0…1 and may throw to stop: then nothing has changed.
+  public func tune(
+    target: Double, options: SearchOptions = SearchOptions(), queriesPerClass: Int = 400, seed: UInt64 = 7,
+    progress: (Double) throws -> Void = { _ in }
+  ) throws {
+    let table = try tuned(
+      target: target, options: options, queriesPerClass: queriesPerClass, seed: seed, progress: progress)
+    adopt(table)
+  }
+
+  /// What `tune` would set.
+  func tuned(
+    target: Double, options: SearchOptions, queriesPerClass: Int, seed: UInt64, progress: (Double) throws -> Void
+  ) throws -> PatienceTable {
+    guard target > 0, target <= 1 else {
+      throw VectorError.parameter("target recall", seen: "\(target)", expected: "above 0, at most 1")
     }
-    patience.withLock { $0 = table }
+    let byClass = writer.withLock { $0.writer.tuningQueries(perClass: queriesPerClass, seed: seed) }
+    let tuning = PatienceTuning(target: target, options: options) { query, options in
+      try self.search(query.vector, as: query.tenant, options: options).neighbours.map(\.id)
+    }
+    var classes: [Int: Int] = [:]
+    for (done, (sizeClass, queries)) in byClass.sorted(by: { $0.key < $1.key }).enumerated() {
+      try progress(Double(done) / Double(byClass.count))
+      classes[sizeClass] = try tuning.patience(queries)
+    }
+    try progress(1)
+    return PatienceTable(target: target, classes: classes)
+  }
+
+  func adopt(_ table: PatienceTable) { patience.withLock { $0 = table } }
+
+  /// Throws what storing `vector` would throw.
+  func check(_ vector: [Float]) throws {
+    let encoding = VectorEncoding(dim: config.dim, metric: config.metric)
+    try withUnsafeTemporaryAllocation(of: Float.self, capacity: encoding.padded) { row in
+      try vector.withUnsafeBufferPointer { try encoding.encode($0, to: row.baseAddress!) }
+    }
+  }
+
+  /// The patience that a search takes for a tenant of `size` vectors, and the recall that it was tuned for.
+  public func patience(size: Int) -> (patience: Int, target: Double?) {
+    patience.withLock { ($0.patience(size: size), $0.target) }
   }
 
   // MARK: state
 
   /// Checks all invariants; throws `VectorError.corrupt`. Writers wait.
   public func verify() throws { try writer.withLock { try $0.writer.verify() } }
+
+  /// The sections of a checkpoint (`ImageSection`). Writers wait.
+  func writeImage(
+    section: (ImageSection) throws -> Void, bytes: (UnsafeRawBufferPointer) throws -> Void
+  ) throws {
+    let table = patience.withLock { $0 }
+    try writer.withLock { try $0.writer.writeImage(tuning: table, section: section, bytes: bytes) }
+  }
+
+  /// The index that `writeImage` wrote.
+  convenience init(
+    image section: (ImageSection) throws -> UnsafeMutableRawBufferPointer, owner: AnyObject
+  ) throws {
+    let (writer, table) = try GenerationWriter.readImage(section: section, owner: owner)
+    self.init(writer)
+    self.writer.withLock { $0.writer.publish(epochs) }
+    adopt(table)
+  }
 
   public var memory: VectorMemory { writer.withLock { $0.writer.memory } }
 

@@ -49,6 +49,18 @@ final class ChunkedRows: @unchecked Sendable {
     }
   }
 
+  /// Rows 0 ..< count as a copy of `bytes`.
+  convenience init(rowBytes: Int, shift: Int, copying bytes: UnsafeMutableRawBufferPointer, count: Int) {
+    self.init(rowBytes: rowBytes, shift: shift)
+    var row = 0
+    while row < count {
+      let rows = min(1 << shift, count - row)
+      ensure(UInt32(row))
+      self.row(UInt32(row)).copyMemory(from: bytes.baseAddress! + row * rowBytes, byteCount: rows * rowBytes)
+      row += rows
+    }
+  }
+
   deinit {
     for chunk in mapped { munmap(chunk, rowBytes << shift + Self.hugePage) }
     munmap(directory, Self.directoryEntries * 8)
@@ -106,9 +118,8 @@ struct Column<Element: BitwiseCopyable & Sendable>: Sendable {
   /// 2 ** 12 numbers a chunk.
   init() { rows = ChunkedRows(rowBytes: MemoryLayout<Element>.stride, shift: 12) }
 
-  init(adopting bytes: UnsafeMutableRawBufferPointer, count: Int, owner: AnyObject) {
-    rows = ChunkedRows(
-      rowBytes: MemoryLayout<Element>.stride, shift: 12, adopting: bytes, count: count, owner: owner)
+  init(copying bytes: UnsafeMutableRawBufferPointer, count: Int) {
+    rows = ChunkedRows(rowBytes: MemoryLayout<Element>.stride, shift: 12, copying: bytes, count: count)
   }
 
   subscript(r: UInt32) -> Element {
@@ -152,12 +163,6 @@ struct PublishedColumn<Element: Publishable>: Sendable {
   init() {
     live = Column()
     draft = Column()
-  }
-
-  /// Both states as in `live` and `draft`, which are one and the same.
-  init(live: Column<Element>, draft: Column<Element>) {
-    self.live = live
-    self.draft = draft
   }
 
   var bytes: Int { live.rows.ownBytes + draft.rows.ownBytes }
