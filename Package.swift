@@ -25,7 +25,7 @@ let kernels: [Target] = levels.map { level in
 
 let rooms = [
   "ApusKernels", "ApusCompute", "ApusText", "ApusTools", "ApusModels", "ApusEngine", "ApusServer", "ApusLoad",
-  "ApusVectors",
+  "ApusVectors", "ApusCollections",
 ]
 
 let package = Package(
@@ -55,8 +55,11 @@ let package = Package(
     .target(name: "ApusCompute", dependencies: ["ApusKernels"]),
     // Optimised in debug too: tests live through hundreds of thousands of changes.
     .target(
-      name: "ApusVectors", dependencies: ["ApusKernels", "KernelInterface"], exclude: ["Durability"],
+      name: "ApusVectors", dependencies: ["ApusKernels", "KernelInterface"],
       swiftSettings: [.unsafeFlags(["-O"], .when(configuration: .debug))]),
+    .target(
+      name: "ApusCollections",
+      dependencies: ["ApusKernels", "ApusVectors", "CZlib", .product(name: "GRDB", package: "GRDB.swift")]),
     .target(name: "ApusText"),
     .target(name: "ApusTools", dependencies: ["ApusText"]),
     .target(
@@ -84,13 +87,14 @@ let package = Package(
     .target(
       name: "ApusEngine",
       dependencies: [
-        "ApusKernels", "ApusModels", "ApusText", "KernelInterface", .product(name: "Crypto", package: "swift-crypto"),
+        "ApusKernels", "ApusModels", "ApusText", "CSIMD", "KernelInterface",
+        .product(name: "Crypto", package: "swift-crypto"),
       ],
       swiftSettings: [.unsafeFlags(["-O"], .when(configuration: .debug))]),
     .target(
       name: "ApusServer",
       dependencies: [
-        "ApusEngine", "ApusTools",
+        "ApusCollections", "ApusEngine", "ApusTools", "ApusVectors",
         .product(name: "Crypto", package: "swift-crypto"),
         .product(name: "GRDB", package: "GRDB.swift"),
         .product(name: "Hummingbird", package: "hummingbird"),
@@ -106,7 +110,10 @@ let package = Package(
       resources: [.embedInCode("Console/console.html")]),
     .executableTarget(
       name: "apus",
-      dependencies: ["ApusLoad", "ApusServer", .product(name: "ArgumentParser", package: "swift-argument-parser")]),
+      dependencies: [
+        "ApusCollections", "ApusLoad", "ApusServer", "ApusVectors",
+        .product(name: "ArgumentParser", package: "swift-argument-parser"),
+      ]),
     // What a feature costs in lines, beside a framework without slots that is only compiled (Benchmarks/composition).
     .executableTarget(
       name: "composition", dependencies: ["ApusCompute", "ApusModels", "ApusText"], path: "Benchmarks/composition",
@@ -115,7 +122,9 @@ let package = Package(
     .target(name: "TestSupport", dependencies: ["ApusText"], path: "Tests/Support"),
     .testTarget(name: "ApusKernelsTests", dependencies: ["ApusKernels"], exclude: ["Fixtures"]),
     .testTarget(name: "ApusComputeTests", dependencies: ["ApusCompute"]),
-    .testTarget(name: "ApusVectorsTests", dependencies: ["ApusVectors"], exclude: ["Durability"]),
+    .testTarget(name: "ApusVectorsTests", dependencies: ["ApusVectors"]),
+    .testTarget(
+      name: "ApusCollectionsTests", dependencies: ["ApusCollections", "ApusVectors"], exclude: ["Formats/Fixtures"]),
     .testTarget(name: "ApusTextTests", dependencies: ["ApusText"]),
     .testTarget(name: "ApusToolsTests", dependencies: ["ApusText", "ApusTools", "TestSupport"]),
     .testTarget(

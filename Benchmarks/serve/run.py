@@ -14,7 +14,9 @@ Checks, in this order with `all`:
   invariance   the same text alone and among eight others, greedy and seeded
   schemas      200 random schemas: every answer valid
   static       mixed lengths: throughput ≥ 1.5 × static batching
+  cost         HTTP and event streams ≤ 5 % of a decode step's processor time at 16 streams
   overhead     requests/s of /health ≥ 0.8 × bare Hummingbird (needs --bare, see bare/Package.swift)
+  guidellm     `apus bench serve` and guidellm (from PyPI) measure the same throughput and latency, within 10 %
   soak         mixed load for --minutes: memory grows ≤ 5 %, nothing leaks
 
 The exit status is 1 if a bar is missed.
@@ -30,7 +32,8 @@ import common
 CHECKS = {
     "prefix": "latency", "chunked": "latency", "disconnects": "disconnects", "drain": "lifecycle", "kill": "lifecycle",
     "hostile": "hostile", "unload": "lifecycle", "invariance": "answers", "schemas": "answers", "static": "latency",
-    "overhead": "overhead", "soak": "soak",
+    "cost": "cost", "overhead": "overhead", "guidellm": "guidellm_peer",
+    "soak": "soak",
 }
 
 
@@ -42,6 +45,7 @@ def main():
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--minutes", type=float, default=30, help="of the soak")
     p.add_argument("--bare", help="the binary of Benchmarks/serve/bare, for overhead")
+    p.add_argument("--guidellm", help="the program guidellm (default: from the path, or installed under .peers)")
     p.add_argument("--part", action="append", help="only this part of a check that has parts (hostile)")
     p.add_argument("--schema-python", help="a Python that has jsonschema, for schemas")
     arguments = p.parse_args()

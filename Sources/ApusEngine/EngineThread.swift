@@ -1,3 +1,4 @@
+import CSIMD
 import Dispatch
 import Foundation
 import Synchronization
@@ -33,6 +34,8 @@ public final class EngineThread<State>: Sendable {
   public init(name: String, makeState: @escaping @Sendable () throws -> State) {
     let shared = shared
     let thread = Thread {
+      // `Thread.name` does not reach the system on Linux, and profilers would show the creator's name.
+      csimd_name_thread(name)
       let state = Result { try makeState() }
       while true {
         shared.signals.wait()
@@ -51,7 +54,6 @@ public final class EngineThread<State>: Sendable {
         job(state)
       }
     }
-    thread.name = name
     // The default of a secondary thread is too small for deep recursion in a debug build.
     thread.stackSize = 8 << 20
     thread.start()

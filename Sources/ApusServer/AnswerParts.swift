@@ -6,19 +6,25 @@ import ApusTools
 struct AnswerParts: Sendable {
   private var calls: ToolCallParser?
   private let allowsParallelCalls: Bool
+  /// The answer is calls and nothing else.
+  private let mustCall: Bool
   private var hasCalls = false
   private var text = ""
   /// Reports of tokens whose text has not been told yet.
   private var reports: [TokenReport] = []
 
-  /// `tools` nil takes everything for text. Without parallel calls those after the first are left out.
-  init(tools: ToolCallParser?, allowsParallelCalls: Bool = true) {
+  /// `tools` nil takes everything for text. Without parallel calls those after the first are left out. `mustCall` says
+  /// that a grammar let the model write nothing but calls.
+  init(tools: ToolCallParser?, allowsParallelCalls: Bool = true, mustCall: Bool = false) {
     calls = tools
     self.allowsParallelCalls = allowsParallelCalls
+    self.mustCall = mustCall
   }
 
   init(of engine: any TextEngine, tools: AnswerTools) {
-    self.init(tools: tools.parser(for: engine), allowsParallelCalls: tools.allowsParallelCalls)
+    self.init(
+      tools: tools.parser(for: engine), allowsParallelCalls: tools.allowsParallelCalls,
+      mustCall: tools.mustCall)
   }
 
   /// The parts that an event causes, in order.
@@ -30,7 +36,7 @@ struct AnswerParts: Sendable {
       return parts(of: token.text)
     case .finished(let generation):
       var parts = parts(of: generation.tail)
-      if let events = calls?.finish() { parts += events.compactMap { part(for: $0) } }
+      parts += end(isCut: generation.finishReason != .stop)
       if !reports.isEmpty { parts.append(.text("", takeReports())) }
       parts.append(
         .finished(
@@ -39,6 +45,16 @@ struct AnswerParts: Sendable {
             promptTokens: generation.promptTokens, cachedTokens: generation.cachedTokens,
             completionTokens: generation.tokens.count)))
       return parts
+    }
+  }
+
+  /// What was held back. Of a call that was cut, the name and the arguments so far, as OpenAI and vLLM stream them, and no
+  /// text: the reason tells that it is not whole.
+  private mutating func end(isCut: Bool) -> [AnswerPart] {
+    guard let events = calls?.finish(isCut: isCut) else { return [] }
+    return events.compactMap { event in
+      if isCut, mustCall, case .text = event { return nil }
+      return part(for: event)
     }
   }
 
@@ -80,7 +96,8 @@ struct AnswerParts: Sendable {
   private func reason(of generation: Generation) -> AnswerEnd.Reason {
     switch generation.finishReason {
     case .stop: hasCalls ? .toolCalls : .stop
-    case .stopSequence: hasCalls ? .toolCalls : .stopSequence
+    // A call that a stop string cut is none to execute.
+    case .stopSequence: hasCalls && calls?.outcomes.last != .cut ? .toolCalls : .stopSequence
     case .length: .length
     case .cancelled: .cancelled
     }

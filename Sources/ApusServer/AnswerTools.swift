@@ -24,6 +24,14 @@ struct AnswerTools: Sendable {
   /// What the template shows the model; nil if it may call nothing.
   var offered: JinjaValue? { functions.isEmpty || choice == .none ? nil : .list(functions) }
 
+  /// Whether the answer is calls and nothing else.
+  var mustCall: Bool {
+    switch choice {
+    case .auto, .none: false
+    case .required, .function: offered != nil
+    }
+  }
+
   var names: [String] { functions.compactMap { $0["function"]?["name"]?.string } }
 
   private var signatures: [ToolSignature] {
@@ -60,29 +68,31 @@ struct AnswerTools: Sendable {
     for engine: any TextEngine, format: AnswerFormat = .text, formatPath: String
   ) throws -> TokenGrammar? {
     do throws(GrammarError) {
-      let format = format.part(path: formatPath).map { (part: $0, path: formatPath) }
-      guard let whole = try whole(dialect: engine.toolCallDialect, format: format) else { return nil }
-      return TokenGrammar(try Grammar(whole.part, name: whole.path), vocabulary: engine.vocabulary)
+      let format = format.part(path: formatPath)
+      guard let calls = calls(dialect: engine.toolCallDialect, beside: format) else {
+        guard let format else { return nil }
+        return TokenGrammar(try Grammar(format, name: formatPath), vocabulary: engine.vocabulary)
+      }
+      return TokenGrammar(try Grammar(of: signatures, name: "tools", calls), vocabulary: engine.vocabulary)
     } catch {
       throw OpenAIError(error)
     }
   }
 
-  /// The whole answer, and the request's field that makes it so.
-  private func whole(
-    dialect: ToolCallDialect?, format: (part: GrammarPart, path: String)?
-  ) throws(GrammarError) -> (part: GrammarPart, path: String)? {
-    if offered == nil { return format }
-    let tools = signatures
+  /// The whole answer made of tools, if it is bound to call them or to something else.
+  private func calls(
+    dialect: ToolCallDialect?, beside format: GrammarPart?
+  ) -> (([ToolSignature]) -> GrammarPart)? {
+    if offered == nil { return nil }
     let isParallel = allowsParallelCalls
     switch choice {
-    case .none: return format
-    case .required, .function: return (try (dialect ?? .hermes).calls(of: tools, isParallel: isParallel), "tools")
+    case .none: return nil
+    case .required, .function: return { (dialect ?? .hermes).calls(of: $0, isParallel: isParallel) }
     case .auto:
-      guard let dialect else { return format }
-      if let format { return (.choice([format.part, try dialect.calls(of: tools, isParallel: isParallel)]), "tools") }
-      guard tools.contains(where: \.isStrict) else { return nil }
-      return (try dialect.textOrCalls(of: tools, isParallel: isParallel), "tools")
+      guard let dialect else { return nil }
+      if let format { return { .choice([format, dialect.calls(of: $0, isParallel: isParallel)]) } }
+      guard signatures.contains(where: \.isStrict) else { return nil }
+      return { dialect.textOrCalls(of: $0, isParallel: isParallel) }
     }
   }
 }

@@ -1,4 +1,5 @@
 import ApusEngine
+import ApusModels
 import Foundation
 import HTTPTypes
 import Hummingbird
@@ -99,15 +100,16 @@ public struct Server: Sendable {
   private let options: ServerOptions
   private let logger: Logger
 
-  /// Throws if the database of stored responses or the file for spans can't be opened.
+  /// `files` tell clients of the models' sizes and formats, by the models' names. Throws if the database of stored
+  /// responses or the file for spans can't be opened.
   public init(
-    _ engines: [any TextEngine], encoders: [any EmbeddingEngine] = [], _ options: ServerOptions = .init(),
-    logger: Logger = Logger(label: "apus")
+    _ engines: [any TextEngine], encoders: [any EmbeddingEngine] = [], files: [ModelDescription] = [],
+    _ options: ServerOptions = .init(), logger: Logger = Logger(label: "apus")
   ) throws {
     store = try options.responseDatabase.map { try SQLiteResponseStore(path: $0) }
     spans = try options.traceFile.map { try SpanFile(path: $0) }
     state = ServerState(
-      engines: engines, encoders: encoders, keys: options.keys,
+      engines: engines, encoders: encoders, files: files, keys: options.keys,
       requests: RequestLog(logger: logger, logsPrompts: options.logsPrompts, spans: spans))
     self.options = options
     self.logger = logger
@@ -115,14 +117,12 @@ public struct Server: Sendable {
 
   /// Every route.
   func router() -> Router<ServerContext> {
-    let router = Router(context: ServerContext.self)
+    let router = Router(context: ServerContext.self, options: .autoGenerateHeadEndpoints)
     router.add(middleware: RequestMiddleware(log: state.requests))
     if !options.allowedOrigins.isEmpty {
       router.add(middleware: OriginMiddleware(allowed: options.allowedOrigins))
     }
     router.add(middleware: ErrorMiddleware(bodyLimit: options.bodyLimit))
-    router.add(middleware: DialectErrorMiddleware(AnthropicErrors.self, bodyLimit: options.bodyLimit))
-    router.add(middleware: DialectErrorMiddleware(OllamaErrors.self, bodyLimit: options.bodyLimit))
     router.add(middleware: AccessMiddleware(state: state))
     let limit = options.bodyLimit
     StatusRoutes(state: state).add(to: router)
@@ -139,6 +139,7 @@ public struct Server: Sendable {
       models: .init(
         text: state.engines.map(\.name), embedding: state.encoders.map(\.name),
         contextLength: state.engines.map(\.contextLength).max() ?? 0))
+    router.refuseOtherMethods()
     return router
   }
 

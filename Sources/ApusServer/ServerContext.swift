@@ -39,11 +39,29 @@ struct ServerContext: RequestContext {
   /// Until a connection is closed whose error is on its way.
   private static let timeToAnswer = TimeAmount.seconds(1)
 
+  /// The client that asks. It hops to the connection's event loop.
+  func client() async throws -> ConnectedClient {
+    let watch = try await channel.eventLoop.submit { [channel] in
+      let pipeline = channel.pipeline.syncOperations
+      if let watch = try? pipeline.handler(type: InputWatch.self) { return watch }
+      let watch = InputWatch()
+      try pipeline.addHandler(watch, position: .first)
+      return watch
+    }.get()
+    return ConnectedClient(request: id, watch: watch)
+  }
+}
+
+/// The client of one request: when it hangs up, what runs for it is cancelled.
+struct ConnectedClient: Sendable {
+  fileprivate let request: String
+  /// The connection's, which the first request that needs it adds.
+  fileprivate let watch: InputWatch
+
   /// Runs a body in a task that is cancelled when the client hangs up.
-  func untilDisconnected<T: Sendable>(_ body: @escaping @Sendable () async throws -> T) async throws -> T {
-    let watch = try await watch()
+  func whileConnected<T: Sendable>(_ body: @escaping @Sendable () async throws -> T) async throws -> T {
     let task = Task { try await body() }
-    let action = watch.add(for: id) { task.cancel() }
+    let action = watch.add(for: request) { task.cancel() }
     defer { watch.remove(action) }
     return try await withTaskCancellationHandler {
       try await task.value
@@ -56,27 +74,15 @@ struct ServerContext: RequestContext {
   func answer(
     from engine: any TextEngine, to prompt: Prompt, _ options: GenerationOptions, for origin: RequestOrigin
   ) async throws -> AnswerStream {
-    let watch = try await watch()
     let answer = try await engine.answer(prompt, options, for: origin)
-    _ = watch.add(for: id, answer.events.cancellation)
+    _ = watch.add(for: request, answer.events.cancellation)
     return answer
-  }
-
-  /// The connection's, which the first request that needs it adds.
-  private func watch() async throws -> InputWatch {
-    try await channel.eventLoop.submit { [channel] in
-      let pipeline = channel.pipeline.syncOperations
-      if let watch = try? pipeline.handler(type: InputWatch.self) { return watch }
-      let watch = InputWatch()
-      try pipeline.addHandler(watch, position: .first)
-      return watch
-    }.get()
   }
 }
 
 /// Knows when the other side closes its half of a connection. Hanging up first closes the input; the channel itself only
 /// closes when a write fails.
-private final class InputWatch: ChannelInboundHandler, Sendable {
+fileprivate final class InputWatch: ChannelInboundHandler, Sendable {
   typealias InboundIn = NIOAny
 
   private struct State {

@@ -1,4 +1,5 @@
 import ApusEngine
+import ApusModels
 import Crypto
 import Foundation
 import Synchronization
@@ -7,21 +8,28 @@ import Synchronization
 final class ServerState: Sendable {
   let engines: [any TextEngine]
   let encoders: [any EmbeddingEngine]
+  /// What the models' files say, by the models' names; engines without files have none.
+  let files: [String: ModelDescription]
   /// Nil lets everybody in.
   let keys: KeyRing?
   let requests: RequestLog
+  /// Where requests are read before an engine gets them.
+  let preparation: PreparationPool
   let started = Date()
   private let isDrainingFlag = Mutex(false)
   /// Separates the callers' namespaces; made anew at each start, so that nobody can guess one.
   private let secret = SymmetricKey(size: .bits256)
 
   init(
-    engines: [any TextEngine], encoders: [any EmbeddingEngine], keys: KeyRing?, requests: RequestLog = RequestLog()
+    engines: [any TextEngine], encoders: [any EmbeddingEngine], files: [ModelDescription] = [], keys: KeyRing?,
+    requests: RequestLog = RequestLog(), preparation: PreparationPool = PreparationPool()
   ) {
     self.engines = engines
     self.encoders = encoders
+    self.files = Dictionary(files.map { ($0.name, $0) }) { first, _ in first }
     self.keys = keys
     self.requests = requests
+    self.preparation = preparation
   }
 
   /// New requests are refused, those under way go on.

@@ -22,11 +22,13 @@ struct StatusRoutes: Sendable {
         status: .ok, headers: [.contentType: "text/plain; version=0.0.4; charset=utf-8"],
         body: .init(byteBuffer: ByteBuffer(string: metrics())))
     }
-    router.get("apus/engine") { _, _ in try Response.json(EngineReport(state)) }
-    router.get("apus/requests") { _, context in
-      // Without keys everybody is the same caller.
-      try Response.json(RequestReport(state.requests.records(of: state.keys == nil ? nil : context.principal)))
-    }
+    router.get("apus/engine") { _, context in try Response.json(EngineReport(state, answers: records(for: context))) }
+    router.get("apus/requests") { _, context in try Response.json(RequestReport(records(for: context))) }
+  }
+
+  /// The requests that a caller may see: without keys everybody is the same one.
+  private func records(for context: ServerContext) -> [RequestRecord] {
+    state.requests.records(of: state.keys == nil ? nil : context.principal)
   }
 
   // MARK: metrics
@@ -151,7 +153,7 @@ private struct MetricsText {
   }
 }
 
-/// The engines' state for the console.
+/// The engines' state for the console. Figures are of all callers, sequences only of those whose requests are given.
 private struct EngineReport: Encodable {
   struct Sequence: Encodable {
     var id: String
@@ -183,8 +185,11 @@ private struct EngineReport: Encodable {
   var models: [Model]
   var uptime_s: Double
 
-  init(_ state: ServerState) {
+  init(_ state: ServerState, answers records: [RequestRecord]) {
     uptime_s = Date().timeIntervalSince(state.started)
+    let own = Set(records.flatMap(\.answerIDs))
+    // Without keys also what did not come over HTTP is shown.
+    func isVisible(_ sequence: EngineStats.Sequence) -> Bool { state.keys == nil || own.contains(sequence.id) }
     models = state.engines.map { engine in
       let stats = engine.stats
       let isLoaded = (engine as? OnDemandEngine)?.isLoaded ?? true
@@ -195,7 +200,7 @@ private struct EngineReport: Encodable {
         tokens_per_second: .init(decode: stats.decodeRate, prefill: stats.prefillRate),
         prefix_hit_tokens: stats.cachedTokens, prompt_tokens: stats.promptTokens,
         generated_tokens: stats.generatedTokens, preemptions: stats.preemptions,
-        sequences: stats.sequences.map {
+        sequences: stats.sequences.filter(isVisible).map {
           .init(
             id: $0.id, state: $0.state.rawValue, prompt_tokens: $0.promptTokens, generated_tokens: $0.generatedTokens,
             cached_tokens: $0.cachedTokens, age_s: $0.age)

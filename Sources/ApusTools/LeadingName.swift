@@ -25,6 +25,9 @@ struct LeadingName: Sendable {
   private var marker: [UInt8] = []
   private var count = 0
 
+  /// The name, once what follows it has begun.
+  var wholeName: String? { state == .name ? nil : name }
+
   var name: String { String(decoding: nameBytes, as: UTF8.self) }
 
   static func isNameByte(_ byte: UInt8) -> Bool {

@@ -9,6 +9,8 @@ public struct ToolSignature: Sendable {
   public var isStrict: Bool
   /// Where the schema stands in the request, for errors.
   public var schemaPath: String
+  /// No grammar can express the schema, so the arguments may be any object.
+  fileprivate var takesAnyObject = false
 
   public init(name: String, parameters: JinjaValue?, isStrict: Bool = false, schemaPath: String) {
     self.name = name
@@ -21,14 +23,14 @@ public struct ToolSignature: Sendable {
 extension ToolCallDialect {
   /// An answer that is calls of these tools and nothing else: one, or any number with `isParallel`.
   ///
-  /// Throws `GrammarError` whose path begins with a tool's `schemaPath`.
-  public func calls(of tools: [ToolSignature], isParallel: Bool) throws(GrammarError) -> GrammarPart {
-    .sequence([.text(marker), try rest(of: tools, isParallel: isParallel)])
+  /// The paths of a grammar's errors begin with a tool's `schemaPath`.
+  public func calls(of tools: [ToolSignature], isParallel: Bool) -> GrammarPart {
+    .sequence([.text(marker), rest(of: tools, isParallel: isParallel)])
   }
 
-  /// Any text, in which calls that begin must be calls of these tools and end the answer. Throws as `calls`.
-  public func textOrCalls(of tools: [ToolSignature], isParallel: Bool) throws(GrammarError) -> GrammarPart {
-    let rest = try rest(of: tools, isParallel: isParallel)
+  /// Any text, in which calls that begin must be calls of these tools and end the answer. Errors as those of `calls`.
+  public func textOrCalls(of tools: [ToolSignature], isParallel: Bool) -> GrammarPart {
+    let rest = rest(of: tools, isParallel: isParallel)
     switch self {
     case .hermes, .smollm2, .mistral: return .textUntil(marker, then: rest)
     // Only an answer that begins with an object is a call, so only its beginning is bound.
@@ -46,10 +48,8 @@ extension ToolCallDialect {
   }
 
   /// What follows the marker.
-  private func rest(of tools: [ToolSignature], isParallel: Bool) throws(GrammarError) -> GrammarPart {
-    var alternatives: [GrammarPart] = []
-    for tool in tools { alternatives.append(try call(of: tool)) }
-    let call = GrammarPart.choice(alternatives)
+  private func rest(of tools: [ToolSignature], isParallel: Bool) -> GrammarPart {
+    let call = GrammarPart.choice(tools.map(call))
     func calls(_ call: GrammarPart, separator: String) -> GrammarPart {
       isParallel ? .list(call, separator: separator) : call
     }
@@ -64,31 +64,58 @@ extension ToolCallDialect {
     }
   }
 
-  private func call(of tool: ToolSignature) throws(GrammarError) -> GrammarPart {
+  private func call(of tool: ToolSignature) -> GrammarPart {
     let argumentsKey = self == .llama3 ? "parameters" : "arguments"
     return .sequence([
       .text(#"{"name": "#), .jsonSchema(["const": .string(tool.name)], name: tool.schemaPath),
-      .text(", \"\(argumentsKey)\": "), try arguments(of: tool), .text("}"),
+      .text(", \"\(argumentsKey)\": "), tool.arguments, .text("}"),
     ])
   }
+}
 
-  private func arguments(of tool: ToolSignature) throws(GrammarError) -> GrammarPart {
+extension ToolSignature {
+  fileprivate var arguments: GrammarPart {
+    if takesAnyObject { return .jsonSchema(["type": "object"], name: schemaPath) }
     let options = JSONGrammarOptions(additionalPropertiesByDefault: false)
-    guard let schema = tool.parameters else {
-      return .jsonSchema(["type": "object", "properties": [:]], name: tool.schemaPath, options: options)
+    guard let schema = parameters else {
+      return .jsonSchema(["type": "object", "properties": [:]], name: schemaPath, options: options)
     }
     var object = schema
     if case .mapping(var fields) = schema, fields["type"] == nil, fields["$ref"] == nil {
       fields["type"] = "object"
       object = .mapping(fields)
     }
-    let part = GrammarPart.jsonSchema(object, name: tool.schemaPath, options: options)
+    return .jsonSchema(object, name: schemaPath, options: options)
+  }
+
+  /// The same, or with any object as arguments where no grammar can express them and none is demanded.
+  fileprivate var loosened: ToolSignature {
+    if isStrict { return self }
     do throws(GrammarError) {
-      _ = try Grammar(part)
+      _ = try Grammar(arguments)
+      return self
     } catch {
-      guard !tool.isStrict, error.kind == .unsupported || error.kind == .limit else { throw error }
-      return .jsonSchema(["type": "object"], name: tool.schemaPath)
+      var loose = self
+      loose.takesAnyObject = error.kind == .unsupported || error.kind == .limit
+      return loose
     }
-    return part
+  }
+}
+
+extension Grammar {
+  /// The grammar of what a function makes of tools, such as `ToolCallDialect.calls(of:isParallel:)`. Arguments of a tool
+  /// that isn't strict may be any object where no grammar can express their schema.
+  ///
+  /// Throws `GrammarError` as `init(_:name:)`. Each schema is compiled once, if all can be.
+  public init(
+    of tools: [ToolSignature], name: String, _ part: ([ToolSignature]) -> GrammarPart
+  ) throws(GrammarError) {
+    do throws(GrammarError) {
+      try self.init(part(tools), name: name)
+    } catch {
+      let loosened = tools.map(\.loosened)
+      guard loosened.contains(where: \.takesAnyObject) else { throw error }
+      try self.init(part(loosened), name: name)
+    }
   }
 }

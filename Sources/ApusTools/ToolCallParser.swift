@@ -17,9 +17,9 @@
 ///   exceptions: arguments given as a JSON string are unescaped, and control characters inside strings, which JSON
 ///   forbids, are escaped. Nothing else is repaired.
 /// - Where the JSON of a call that has begun is malformed, or the answer ends within it, the call ends there: strings
-///   and brackets that are open are closed, and everything after the last value that was sent is text. Numbers and
-///   words are sent only when they are whole. `outcomes` tells such a call from a complete one; do not execute it
-///   unasked, for a string in it may have been cut short.
+///   and brackets that are open are closed, and everything after the last value that was sent is text, unless the
+///   answer was cut (`finish(isCut:)`). Numbers and words are sent only when they are whole. `outcomes` tells such a
+///   call from a complete one; do not execute it unasked, for a string in it may have been cut short.
 /// - After the arguments are whole nothing can undo the call: a missing brace, a missing closing tag or further text
 ///   does no harm.
 /// - A call behind its dialect's own marker counts whatever its name; the client decides what to do with an unknown
@@ -127,7 +127,12 @@ public struct ToolCallParser: Sendable {
   }
 
   /// Ends the answer: gives out what was held back, and ends a call that has begun.
-  public mutating func finish() -> [Event] {
+  ///
+  /// `isCut` says that not the model ended it, but a limit or a stop string. What was held back in a call, or behind the
+  /// marker that only calls have, is then no text: a call whose name is whole begins, with empty arguments, and of one
+  /// that has less nothing is given out. Half a marker stays text.
+  public mutating func finish(isCut: Bool = false) -> [Event] {
+    if isCut { cut() }
     if mode == .call { fail(.cut) }
     let isFraming = mode == .between && !outcomes.isEmpty && (candidate == 0 || holdsClosing)
     if !isFraming { output.text(held) }
@@ -309,6 +314,36 @@ public struct ToolCallParser: Sendable {
     // After whole arguments, what the object still had (white space, a comma) is no text.
     let isFraming = reader.hasWholeArguments && held.allSatisfy { $0.isJSONSpace || $0 == UInt8(ascii: ",") }
     if isFraming { held.removeAll(keepingCapacity: true) } else { giveBack() }
+  }
+
+  /// Ends the call that the answer broke off in, and forgets what was held back of it.
+  private mutating func cut() {
+    let isBehindMarker = tag.marker.map { !$0.isLoose } ?? false
+    switch mode {
+    case .text: return
+    case .between: if outcomes.isEmpty { return }
+    case .payload: if !isBehindMarker { return }
+    case .leadingName: if let name = leadingName.wholeName { giveCut(name) }
+    case .call:
+      if callIsOpen {
+        output.arguments(reader.closing)
+        endCall(reader.hasWholeArguments ? .complete : .cut)
+      } else if let name = reader.name, isBehindMarker || !tools.isEmpty {
+        // Where no marker stands, a reader only knows names of tools that exist.
+        giveCut(name)
+      } else if !isBehindMarker {
+        return
+      }
+    }
+    held.removeAll()
+    candidate = 0
+    mode = .between
+  }
+
+  private mutating func giveCut(_ name: String) {
+    output.begin(index: outcomes.count, name: name)
+    output.arguments(Array("{}".utf8))
+    endCall(.cut)
   }
 
   private mutating func takeLeadingName(_ byte: UInt8) {

@@ -14,6 +14,8 @@ public enum VectorQuantizer: String, Sendable, Codable, CaseIterable {
   case none
   /// int8 with a scale per vector; the best candidates are ranked again in f32.
   case sq8
+  /// One bit a dimension, which bounds the distance; what the bound cannot rule out is compared in f32.
+  case rabitq
 }
 
 /// The shape of an index; fixed when it is created.

@@ -89,6 +89,9 @@ public struct KernelTable: Sendable {
   /// row numbers[i]
   /// (`CodeQuery`): the integers are exact and the rest is one product after another, so every level gives the same bits.
   public var codeScores: @Sendable (CodeQuery, RowChunks, UnsafePointer<UInt32>, Int, MutableFloatPointer) -> Void
+  /// `(query, rows, numbers, count, out)`: out[i] = base + row base − factor · scale · (±1 bits · codes) − error · row error
+  /// of bit row numbers[i] (`BitLayout`): a lower bound of its score. The same bits at every level.
+  public var bitBounds: @Sendable (BitQuery, RowChunks, UnsafePointer<UInt32>, Int, MutableFloatPointer) -> Void
   /// `(seed, bytes, count)`: CRC-32C (Castagnoli) of `count` bytes; `seed` is 0 or the CRC of the bytes before.
   public var crc32c: @Sendable (UInt32, UnsafeRawPointer, Int) -> UInt32
 
@@ -136,6 +139,7 @@ public struct KernelTable: Sendable {
     innerProducts:
       @escaping @Sendable (FloatPointer, Int, RowChunks, UnsafePointer<UInt32>, Int, MutableFloatPointer) -> Void,
     codeScores: @escaping @Sendable (CodeQuery, RowChunks, UnsafePointer<UInt32>, Int, MutableFloatPointer) -> Void,
+    bitBounds: @escaping @Sendable (BitQuery, RowChunks, UnsafePointer<UInt32>, Int, MutableFloatPointer) -> Void,
     crc32c: @escaping @Sendable (UInt32, UnsafeRawPointer, Int) -> UInt32,
     fmaLoop: @escaping @Sendable (Int) -> Double,
     int8Loop: @escaping @Sendable (Int) -> Double,
@@ -168,6 +172,7 @@ public struct KernelTable: Sendable {
     self.squaredDistances = squaredDistances
     self.innerProducts = innerProducts
     self.codeScores = codeScores
+    self.bitBounds = bitBounds
     self.crc32c = crc32c
     self.fmaLoop = fmaLoop
     self.int8Loop = int8Loop

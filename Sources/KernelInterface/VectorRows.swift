@@ -50,3 +50,41 @@ public struct CodeQuery {
     self.offsetFactor = offsetFactor
   }
 }
+
+/// Where the one-bit form of a vector lies (RaBitQ): `[base f32][factor f32][error f32][unused f32][bits]`, rounded up to 64
+/// bytes. Bit i says whether element i of the rotated, centred vector is positive.
+public enum BitLayout {
+  public static let bitsOffset = 16
+
+  /// Elements after rotation.
+  @inlinable public static func bits(dim: Int) -> Int { (dim + 63) & ~63 }
+  /// Bytes of a row.
+  @inlinable public static func bytes(dim: Int) -> Int { (bitsOffset + bits(dim: dim) / 8 + 63) & ~63 }
+}
+
+/// A query against bit rows: its rotated, centred form as int8 codes.
+public struct BitQuery {
+  /// `[bits]` int8.
+  public var codes: UnsafePointer<Int8>
+  /// A multiple of 64.
+  public var count: Int
+  /// The sum of the codes.
+  public var sum: Int32
+  /// What turns a signed sum of codes into a product.
+  public var scale: Float
+  /// Added to every bound.
+  public var base: Float
+  /// What multiplies a row's error.
+  public var error: Float
+
+  @inlinable public init(
+    codes: UnsafePointer<Int8>, count: Int, sum: Int32, scale: Float, base: Float, error: Float
+  ) {
+    self.codes = codes
+    self.count = count
+    self.sum = sum
+    self.scale = scale
+    self.base = base
+    self.error = error
+  }
+}

@@ -30,6 +30,7 @@ public func makeTable(level: CPULevel) -> KernelTable {
     squaredDistances: squaredDistances,
     innerProducts: innerProducts,
     codeScores: codeScores,
+    bitBounds: bitBounds,
     crc32c: crc32c,
     fmaLoop: fmaLoop,
     int8Loop: int8Loop,

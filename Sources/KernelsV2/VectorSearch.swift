@@ -30,6 +30,7 @@ private let lineBytes = 64
 /// Rows of floats are long: a few fill the processor's line buffers.
 private let floatsAhead = 3
 private let codesAhead = 8
+private let bitsAhead = 16
 
 /// ‖a − b‖² of `length` (a multiple of 16) floats, in four chains.
 @inline(__always) private func squaredDistance(_ a: UnsafePointer<Float>, _ b: UnsafePointer<Float>, _ length: Int)
@@ -117,4 +118,19 @@ func crc32c(_ seed: UInt32, _ bytes: UnsafeRawPointer, _ count: Int) -> UInt32 {
     i += 1
   }
   return ~crc
+}
+
+func bitBounds(
+  _ query: BitQuery, _ rows: RowChunks, _ numbers: UnsafePointer<UInt32>, _ count: Int,
+  _ out: UnsafeMutablePointer<Float>
+) {
+  let bytes = BitLayout.bitsOffset + query.count / 8
+  forEachRow(rows, numbers, count, bytes: bytes, ahead: bitsAhead) { i, row in
+    let set = csimd_sum_where_set(row + BitLayout.bitsOffset, query.codes, query.count)
+    let product = query.scale * Float(2 * set - query.sum)
+    let base = row.load(as: Float.self)
+    let factor = row.load(fromByteOffset: 4, as: Float.self)
+    let error = row.load(fromByteOffset: 8, as: Float.self)
+    out[i] = query.base + base - factor * product - query.error * error
+  }
 }

@@ -4,6 +4,7 @@ import ApusText
 import Foundation
 import Hummingbird
 import HummingbirdTesting
+import Logging
 import Testing
 
 @testable import ApusServer
@@ -15,7 +16,7 @@ import Testing
     _ engine: FakeEngine, _ body: String, limit: Int = 1 << 20,
     _ check: @Sendable @escaping (TestResponse) async throws -> Void
   ) async throws {
-    let server = try Server([engine], .init(bodyLimit: limit))
+    let server = try Server([engine], .init(bodyLimit: limit), logger: .quiet)
     try await server.application().test(.router) { client in
       try await client.execute(
         uri: "/v1/chat/completions", method: .post, body: ByteBuffer(string: body)
@@ -232,7 +233,7 @@ import Testing
   }
 
   @Test func unknownRoutesAndMethodsHaveTheSameShape() async throws {
-    try await Server([FakeEngine()]).application().test(.router) { client in
+    try await Server([FakeEngine()], logger: .quiet).application().test(.router) { client in
       try await client.execute(uri: "/v1/nothing", method: .post) { response in
         #expect(response.status == .notFound)
         let error = try JSONDecoder().decode(OpenAIError.Body.self, from: response.body).error
@@ -244,7 +245,7 @@ import Testing
   // MARK: other routes
 
   @Test func modelsAreListedAndFound() async throws {
-    try await Server([FakeEngine()]).application().test(.router) { client in
+    try await Server([FakeEngine()], logger: .quiet).application().test(.router) { client in
       try await client.execute(uri: "/health", method: .get) { #expect($0.status == .ok) }
       try await client.execute(uri: "/v1/models", method: .get) { response in
         let list = try JSONDecoder().decode(ModelList.self, from: response.body)
@@ -265,7 +266,7 @@ import Testing
   @Test(.timeLimit(.minutes(1)), arguments: [true, false])
   func hangingUpCancelsTheAnswer(stream: Bool) async throws {
     let engine = FakeEngine(isEndless: true)
-    try await Server([engine], .init(port: 0)).application().test(.live) { client in
+    try await Server([engine], .init(port: 0), logger: .quiet).application().test(.live) { client in
       let port = try #require(client.port)
       let socket = try Socket(port: port)
       let body = #"{"model": "fake", \#(Self.question), "stream": \#(stream)}"#
@@ -282,7 +283,7 @@ import Testing
   /// Over a real socket: a client that only closes its half could read on, but reads no further answer.
   @Test(.timeLimit(.minutes(1))) func closingOneHalfCancelsTheStream() async throws {
     let engine = FakeEngine(isEndless: true)
-    try await Server([engine], .init(port: 0)).application().test(.live) { client in
+    try await Server([engine], .init(port: 0), logger: .quiet).application().test(.live) { client in
       let socket = try ReadingSocket(port: try #require(client.port))
       let body = #"{"model": "fake", \#(Self.question), "stream": true}"#
       try socket.send(
@@ -302,18 +303,20 @@ import Testing
     router.post("slow") { request, context in
       String(buffer: try await context.body(of: request, upTo: 100, within: 1))
     }
-    try await Application(router: router, configuration: .init(address: .hostname("127.0.0.1", port: 0)))
-      .test(.live) { client in
-        let socket = try ReadingSocket(port: try #require(client.port))
-        try socket.send("POST /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc")
-        #expect(try await socket.read(until: "abc").hasPrefix("HTTP/1.1 200"))
-        try socket.send("POST /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\na")
-        let start = ContinuousClock.now
-        #expect(try await socket.read(until: "request_timeout").contains("HTTP/1.1 408"))
-        #expect(ContinuousClock.now - start > .milliseconds(900))
-        await #expect(throws: ReadingSocket.Failed.self) { try await socket.read(until: "more") }
-        socket.close()
-      }
+    try await Application(
+      router: router, configuration: .init(address: .hostname("127.0.0.1", port: 0)), logger: .quiet
+    )
+    .test(.live) { client in
+      let socket = try ReadingSocket(port: try #require(client.port))
+      try socket.send("POST /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc")
+      #expect(try await socket.read(until: "abc").hasPrefix("HTTP/1.1 200"))
+      try socket.send("POST /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\na")
+      let start = ContinuousClock.now
+      #expect(try await socket.read(until: "request_timeout").contains("HTTP/1.1 408"))
+      #expect(ContinuousClock.now - start > .milliseconds(900))
+      await #expect(throws: ReadingSocket.Failed.self) { try await socket.read(until: "more") }
+      socket.close()
+    }
   }
 }
 

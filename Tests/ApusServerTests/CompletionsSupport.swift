@@ -100,10 +100,8 @@ struct DialectHost {
   func run(_ setup: TestingSetup = .router, _ body: @escaping @Sendable (any TestClientProtocol) async throws -> Void)
     async throws
   {
-    var logger = Logger(label: "test")
-    logger.logLevel = .critical
     try await Application(
-      router: router(), configuration: .init(address: .hostname("127.0.0.1", port: 0)), logger: logger
+      router: router(), configuration: .init(address: .hostname("127.0.0.1", port: 0)), logger: .quiet
     )
     .test(setup) { try await body($0) }
   }
@@ -137,6 +135,16 @@ struct DialectHost {
     #expect(error.code == code, "\(body): \(error)", sourceLocation: sourceLocation)
     #expect(!error.message.isEmpty, sourceLocation: sourceLocation)
   }
+}
+
+extension Logger {
+  /// Says nothing: errors are asked for in tests, and nobody wants to read them. Its handler keeps metadata, in which
+  /// Hummingbird keeps a request's id.
+  static let quiet = {
+    var logger = Logger(label: "test")
+    logger.logLevel = .critical
+    return logger
+  }()
 }
 
 extension TestResponse {

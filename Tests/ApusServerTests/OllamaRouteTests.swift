@@ -13,25 +13,24 @@ import Testing
 @Suite struct OllamaRouteTests {
   private static let question = #""model": "fake", "messages": [{"role": "user", "content": "Hi"}]"#
 
-  private func application(_ engine: any TextEngine, limit: Int = 1 << 20) -> some ApplicationProtocol {
+  private func application(
+    _ engine: any TextEngine, files: [ModelDescription] = [], limit: Int = 1 << 20
+  ) -> some ApplicationProtocol {
     let router = Router(context: ServerContext.self)
-    let state = ServerState(engines: [engine], encoders: [FakeEncoder()], keys: nil)
+    let state = ServerState(engines: [engine], encoders: [FakeEncoder()], files: files, keys: nil)
     router.add(middleware: ErrorMiddleware(bodyLimit: limit))
-    router.add(middleware: DialectErrorMiddleware(OllamaErrors.self, bodyLimit: limit))
     router.add(middleware: AccessMiddleware(state: state))
     OllamaRoutes(state: state, bodyLimit: limit).add(to: router)
-    // The errors are asked for: nobody wants to read them.
-    var logger = Logger(label: "test")
-    logger.logLevel = .critical
     return Application(
-      router: router, configuration: .init(address: .hostname("127.0.0.1", port: 0)), logger: logger)
+      router: router, configuration: .init(address: .hostname("127.0.0.1", port: 0)), logger: .quiet)
   }
 
   private func send(
     _ path: String, _ body: String? = nil, method: HTTPRequest.Method = .post, engine: any TextEngine = FakeEngine(),
-    limit: Int = 1 << 20, _ check: @Sendable @escaping (TestResponse) async throws -> Void
+    files: [ModelDescription] = [], limit: Int = 1 << 20,
+    _ check: @Sendable @escaping (TestResponse) async throws -> Void
   ) async throws {
-    try await application(engine, limit: limit).test(.router) { client in
+    try await application(engine, files: files, limit: limit).test(.router) { client in
       try await client.execute(uri: path, method: method, body: body.map { ByteBuffer(string: $0) }) {
         try await check($0)
       }
@@ -267,9 +266,48 @@ import Testing
     try await send("/api/version", method: .get) { response in
       #expect(String(buffer: response.body) == #"{"version":"\#(OllamaRoutes.version)"}"#)
     }
-    for path in ["/", "/api/version", "/api/tags"] {
-      try await send(path, method: .head) { #expect($0.status == .ok) }
+  }
+
+  @Test func modelsHaveTheFactsOfTheirFiles() async throws {
+    let hash = String(repeating: "ab", count: 32)
+    let files = try JSONDecoder().decode(
+      ModelDescription.self,
+      from: Data(
+        #"""
+        {"name": "fake", "path": "/nowhere/fake.gguf", "format": "gguf", "architecture": "llama",
+         "parameters": 134515008, "kinds": [
+           {"type": "Q8_0", "tensors": 211, "parameters": 134479872, "bytes": 142884864},
+           {"type": "F32", "tensors": 61, "parameters": 35136, "bytes": 140544}],
+         "contextLength": 8192, "vocabularySize": 49152, "hasChatTemplate": true, "licence": "apache-2.0",
+         "size": 144811360, "sha256": "\#(hash)", "pulledAt": "2026-11-28T03:00:00Z", "isVerified": true}
+        """#.utf8))
+    let details =
+      #""details":{"parent_model":"","format":"gguf","family":"llama","families":["llama"],"#
+      + #""parameter_size":"134.52M","quantization_level":"Q8_0"}"#
+    try await send("/api/tags", method: .get, files: [files]) { response in
+      #expect(
+        response.text.hasPrefix(
+          #"{"models":[{"name":"fake","model":"fake","modified_at":"2026-11-28T03:00:00Z","size":144811360,"#
+            + #""digest":"\#(hash)",\#(details)},"#), "\(response.text)")
     }
+    try await send("/api/ps", method: .get, files: [files]) { response in
+      let model = try response.json["models"]?.items?.first
+      #expect(model?["size"]?.wholeNumber == 144_811_360 && model?["digest"]?.string == hash)
+    }
+    try await send("/api/show", #"{"model": "fake"}"#, files: [files]) { response in
+      #expect(response.text.contains(details) && response.text.contains(#""license":"apache-2.0""#))
+      let info = try response.json["model_info"]
+      #expect(info?["general.architecture"]?.string == "llama")
+      #expect(info?["general.parameter_count"]?.wholeNumber == 134_515_008)
+      #expect(info?["llama.context_length"]?.wholeNumber == 8192)
+    }
+  }
+
+  @Test(arguments: [
+    (999, "999"), (22_713_216, "22.71M"), (134_515_008, "134.52M"), (494_000_000, "494M"), (1_543_714_304, "1.5B"),
+    (7_000_000_000, "7B"), (12_345, "12K"),
+  ]) func parametersAreCountedAsOllamaDoes(count: Int, text: String) {
+    #expect(OllamaCard.size(ofParameters: count) == text)
   }
 
   /// Over a real socket: the answer of a client that hangs up is cancelled.

@@ -1,6 +1,7 @@
 import ApusText
 import Hummingbird
 import HummingbirdTesting
+import Logging
 import Testing
 
 @testable import ApusServer
@@ -120,7 +121,7 @@ import Testing
     #expect(routes.count == 11)
     for route in routes { #expect(known.contains(route), "\(route)") }
     OpenAPIRoutes.add(to: router, version: "1", models: .init(text: ["fake"], embedding: ["encoder"], contextLength: 9))
-    try await Application(router: router).test(.router) { client in
+    try await Application(router: router, logger: .quiet).test(.router) { client in
       try await client.execute(uri: "/openapi.json", method: .get) { response in
         #expect(response.status == .ok)
         let served = try response.json

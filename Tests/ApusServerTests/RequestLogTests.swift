@@ -1,4 +1,3 @@
-import ApusEngine
 import ApusText
 import Foundation
 import Glibc
@@ -10,6 +9,7 @@ import NIOCore
 import Synchronization
 import Testing
 
+@testable import ApusEngine
 @testable import ApusServer
 
 /// Lines of a log, as they were written.
@@ -175,7 +175,6 @@ final class WrittenLines: Sendable {
     let router = Router(context: ServerContext.self)
     router.add(middleware: RequestMiddleware(log: state.requests))
     router.add(middleware: ErrorMiddleware(bodyLimit: 1 << 20))
-    router.add(middleware: DialectErrorMiddleware(AnthropicErrors.self, bodyLimit: 1 << 20))
     router.add(middleware: AccessMiddleware(state: state))
     StatusRoutes(state: state).add(to: router)
     ChatRoutes(state: state, bodyLimit: 1 << 20).add(to: router)
@@ -186,10 +185,8 @@ final class WrittenLines: Sendable {
   }
 
   private func application(_ router: Router<ServerContext>) -> some ApplicationProtocol {
-    var logger = Logger(label: "test")
-    logger.logLevel = .critical
     return Application(
-      router: router, configuration: .init(address: .hostname("127.0.0.1", port: 0)), logger: logger)
+      router: router, configuration: .init(address: .hostname("127.0.0.1", port: 0)), logger: .quiet)
   }
 
   private func ask(
@@ -406,6 +403,42 @@ final class WrittenLines: Sendable {
     }
   }
 
+  @Test func aCallerSeesOnlyHisOwnSequences() async throws {
+    let path = FileManager.default.temporaryDirectory.appending(path: "apus-\(UUID().uuidString).keys").path
+    defer { try? FileManager.default.removeItem(atPath: path) }
+    try "anna:anna-key-1\nbert:bert-key-1\n".write(toFile: path, atomically: true, encoding: .utf8)
+    for keys in [try KeyRing(file: path), nil] {
+      let engine = ShowingEngine()
+      let (router, _) = host(engine, keys: keys, lines: WrittenLines())
+      try await application(router).test(.router) { client in
+        func ask(_ path: String, _ body: String, _ key: String) async throws {
+          let response = try await client.execute(
+            uri: path, method: .post, headers: [.authorization: "Bearer \(key)"], body: ByteBuffer(string: body)
+          ) { $0 }
+          #expect(response.status == .ok)
+        }
+        func sequences(_ key: String) async throws -> [String] {
+          let response = try await client.execute(
+            uri: "/apus/engine", method: .get, headers: [.authorization: "Bearer \(key)"]
+          ) { $0 }
+          let model = try response.json["models"]?.items?.first
+          #expect(model?["running"]?.wholeNumber == 4)
+          return (model?["sequences"]?.items ?? []).compactMap { $0["id"]?.string }
+        }
+        try await ask("/v1/chat/completions", "{\(Self.question)}", "anna-key-1")
+        try await ask("/v1/completions", #"{"model": "fake", "prompt": ["a", "b"]}"#, "bert-key-1")
+        let all = engine.ids.withLock { $0 }
+        #expect(all.count == 3)
+        if keys == nil {
+          #expect(Set(try await sequences("anna-key-1")) == Set(all + ["elsewhere"]))
+        } else {
+          #expect(try await sequences("anna-key-1") == all.filter { $0.hasPrefix("chatcmpl-") })
+          #expect(try await sequences("bert-key-1").sorted() == all.filter { $0.hasPrefix("cmpl-") }.sorted())
+        }
+      }
+    }
+  }
+
   @Test func onlyTheLastRequestsAreKept() {
     let log = RequestLog()
     let count = 5 * RequestLog.capacity + 7
@@ -530,5 +563,32 @@ final class WrittenLines: Sendable {
     let lines = try String(contentsOfFile: path, encoding: .utf8).split(separator: "\n")
     #expect(lines.count == 2)
     for line in lines { #expect(try JinjaValue(json: String(line))["resourceSpans"]?.items?.count == 1) }
+  }
+}
+
+/// An engine whose report holds every answer that it was asked for, and one that no request asked for.
+final class ShowingEngine: TextEngine {
+  private let engine = FakeEngine()
+  let ids = Mutex<[String]>([])
+
+  var name: String { engine.name }
+  var contextLength: Int { engine.contextLength }
+  var tokenizer: any Tokenizer { engine.tokenizer }
+  var chatTemplate: ChatTemplate? { engine.chatTemplate }
+  var vocabulary: VocabularyTrie { engine.vocabulary }
+  func tokens(of prompt: Prompt) throws -> [Int32] { try engine.tokens(of: prompt) }
+  func stop() {}
+
+  var stats: EngineStats {
+    var stats = EngineStats()
+    stats.sequences = (ids.withLock { $0 } + ["elsewhere"]).map {
+      .init(id: $0, state: .decoding, promptTokens: 7, generatedTokens: 1, cachedTokens: 0, age: 0.1)
+    }
+    return stats
+  }
+
+  func answer(_ prompt: Prompt, _ options: GenerationOptions, for origin: RequestOrigin) async throws -> AnswerStream {
+    ids.withLock { $0.append(origin.id) }
+    return try await engine.answer(prompt, options, for: origin)
   }
 }

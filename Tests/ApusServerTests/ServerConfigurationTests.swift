@@ -91,6 +91,27 @@ import Testing
     #expect(Self.everything.over(flags) == Self.everything)
   }
 
+  @Test func whatTheCommandLineGivesHasTheRangesOfTheFile() throws {
+    #expect(ServerConfiguration().problem == nil && Self.everything.problem == nil)
+    let wrong: [(path: String, value: String, set: (inout ServerConfiguration) -> Void)] = [
+      ("port", "65536", { $0.port = 65536 }), ("kv-pool", "0", { $0.kvPool = 0 }),
+      ("max-running", "0", { $0.maxRunning = 0 }), ("max-queue", "-1", { $0.maxQueue = -1 }),
+      ("idle-unload", "0.0", { $0.idleUnload = 0 }), ("drain-timeout", "-1.0", { $0.drainTimeout = -1 }),
+      ("body-limit", "0", { $0.bodyLimit = 0 }), ("threads", "0", { $0.threads = 0 }),
+      ("context", "0", { $0.contextLength = 0 }),
+    ]
+    for (path, value, set) in wrong {
+      var flags = Self.everything
+      set(&flags)
+      let problem = try #require(flags.problem, "\(path)")
+      #expect(problem.path == path && problem.seen == value)
+      #expect(problems("\(path): \(value)").map(\.expected) == [problem.expected], "\(path)")
+    }
+    var endless = ServerConfiguration()
+    endless.drainTimeout = .infinity
+    #expect(endless.problem?.path == "drain-timeout")
+  }
+
   @Test func whatChangedIsToldApartByWhatARunningServerTakesOver() {
     var new = Self.everything
     new.port = 1

@@ -44,11 +44,12 @@ struct Reading {
 
   init(
     _ pieces: [String], _ dialect: ToolCallDialect, tools: [String] = [],
-    argumentLimit: Int = ToolCallParser.defaultArgumentLimit, sourceLocation: SourceLocation = #_sourceLocation
+    argumentLimit: Int = ToolCallParser.defaultArgumentLimit, isCut: Bool = false,
+    sourceLocation: SourceLocation = #_sourceLocation
   ) {
     var parser = ToolCallParser(dialect: dialect, tools: tools, argumentLimit: argumentLimit)
     for piece in pieces { events += parser.append(piece) }
-    events += parser.finish()
+    events += parser.finish(isCut: isCut)
     #expect(parser.finish().isEmpty, sourceLocation: sourceLocation)
     outcomes = parser.outcomes
     if let fault = collect() { Issue.record("\(fault) in \(pieces): \(events)", sourceLocation: sourceLocation) }

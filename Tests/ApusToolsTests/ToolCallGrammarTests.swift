@@ -55,7 +55,7 @@ import Testing
     var random = SeededGenerator(seed: seed)
     var several = 0
     for isParallel in [true, false] {
-      let part = try dialect.calls(of: Self.tools(), isParallel: isParallel)
+      let part = dialect.calls(of: Self.tools(), isParallel: isParallel)
       for _ in 0..<60 {
         let text = try randomText(part, &random)
         var parser = ToolCallParser(dialect: dialect, tools: ["weather", "now"])
@@ -84,7 +84,7 @@ import Testing
       (.mistral, "[TOOL_CALLS][{\"name\": \"weather\", \"arguments\": {\"city\": \"Bern\"}}]"),
     ]
     for (dialect, text) in forms {
-      let part = try dialect.calls(of: Self.tools(), isParallel: true)
+      let part = dialect.calls(of: Self.tools(), isParallel: true)
       #expect(try accepts(part, text))
       for wrong in [
         text.replacing("weather", with: "other"), text.replacing("Bern", with: "Zürich"), "So: " + text, text + ".",
@@ -97,7 +97,7 @@ import Testing
   }
 
   @Test func textIsFreeUntilACallBegins() throws {
-    let part = try ToolCallDialect.hermes.textOrCalls(of: Self.tools(), isParallel: false)
+    let part = ToolCallDialect.hermes.textOrCalls(of: Self.tools(), isParallel: false)
     let call = "<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>"
     for text in ["", "Just text.", "a <tool", "<tool_<tool_c>", "Well: " + call, "<<tool_call" + call, call] {
       #expect(try accepts(part, text), "\(text)")
@@ -105,7 +105,7 @@ import Testing
     for text in ["<tool_call>", "x<tool_call>y", call + "\n", call + call, "<tool_<tool_call>{", "<tool_<tool_call>"] {
       #expect(try !accepts(part, text), "\(text)")
     }
-    let bare = try ToolCallDialect.llama3.textOrCalls(of: Self.tools(), isParallel: false)
+    let bare = ToolCallDialect.llama3.textOrCalls(of: Self.tools(), isParallel: false)
     #expect(
       try accepts(bare, "Text with {}") && accepts(bare, "") && accepts(bare, #"{"name": "now", "parameters": {}}"#))
     #expect(try !accepts(bare, "{}") && !accepts(bare, " {}"))
@@ -126,14 +126,37 @@ import Testing
 
   @Test func aSchemaThatNoGrammarCanFollowBindsStrictToolsOnly() throws {
     let schema: JinjaValue = ["type": "object", "not": ["required": ["a"]]]
-    var tool = ToolSignature(name: "f", parameters: schema, schemaPath: "tools.0.parameters")
-    let part = try ToolCallDialect.llama3.calls(of: [tool], isParallel: false)
-    #expect(try accepts(part, #"{"name": "f", "parameters": {"b": [1]}}"#))
-    tool.isStrict = true
+    let bound = ToolSignature(name: "g", parameters: Self.weather, schemaPath: "tools.1.parameters")
+    func grammar(isStrict: Bool) throws -> Grammar {
+      let tool = ToolSignature(name: "f", parameters: schema, isStrict: isStrict, schemaPath: "tools.0.parameters")
+      return try Grammar(of: [tool, bound], name: "tools") { ToolCallDialect.llama3.calls(of: $0, isParallel: false) }
+    }
+    func accepts(_ text: String) throws -> Bool {
+      var matcher = TokenGrammar(try grammar(isStrict: false), vocabulary: Self.vocabulary).makeMatcher()
+      return matcher.accept(bytes: text.utf8) && matcher.canEnd
+    }
+    #expect(try accepts(#"{"name": "f", "parameters": {"b": [1]}}"#))
+    #expect(try accepts(#"{"name": "g", "parameters": {"city": "Bern"}}"#))
+    #expect(try !accepts(#"{"name": "g", "parameters": {"b": [1]}}"#))
     #expect {
-      _ = try ToolCallDialect.llama3.calls(of: [tool], isParallel: false)
+      _ = try grammar(isStrict: true)
     } throws: {
       ($0 as? GrammarError)?.path == "tools.0.parameters#/not"
+    }
+  }
+
+  @Test func whatIsTooLargeIsAnErrorOfAllTools() throws {
+    // Each alone is small enough.
+    let tools = (0..<300).map { index in
+      let texts = (0..<50).map { JinjaValue.string("\(index) \($0) " + String(repeating: "x", count: 60)) }
+      return ToolSignature(
+        name: "f\(index)", parameters: ["properties": ["a": ["enum": .list(texts)]]],
+        schemaPath: "tools.\(index).parameters")
+    }
+    #expect {
+      _ = try Grammar(of: tools, name: "tools") { ToolCallDialect.hermes.calls(of: $0, isParallel: false) }
+    } throws: {
+      ($0 as? GrammarError)?.kind == .limit && ($0 as? GrammarError)?.path.hasPrefix("tools") == true
     }
   }
 }

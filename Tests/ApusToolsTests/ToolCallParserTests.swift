@@ -104,6 +104,80 @@ import Testing
   }
 }
 
+@Suite struct CutAnswers {
+  private static func read(_ answer: String, _ dialect: ToolCallDialect = .hermes, tools: [String] = ["f", "get"])
+    -> Reading
+  {
+    Reading([answer], dialect, tools: tools, isCut: true)
+  }
+
+  @Test("A call that is cut before its first argument is its name, or nothing, and never text")
+  func beforeArguments() {
+    let start = "Let me look.\n<tool_call>\n"
+    for end in ["", "{", "{\"na", "{\"name\"", "{\"name\": \"ge"] {
+      #expect(Self.read(start + end).parts == [.text("Let me look.\n")], "\(end)")
+    }
+    for end in ["\"", "\", ", "\", \"argu", "\", \"arguments\": ", "\", \"arguments\": {", "\", \"arguments\": {\"ci"] {
+      #expect(
+        Self.read(start + "{\"name\": \"get" + end).parts == [.text("Let me look.\n"), .brokenCall("get", "{}", .cut)],
+        "\(end)")
+    }
+  }
+
+  @Test("A call that is cut in its arguments ends with the last whole value, and its rest is no text")
+  func inArguments() {
+    let call = "<tool_call>\n{\"name\": \"get\", \"arguments\": {\"city\": \"Par"
+    #expect(Self.read(call).parts == [.brokenCall("get", "{\"city\": \"Par\"}", .cut)])
+    for end in ["is\", \"da", "is\", \"days\": 1"] {
+      #expect(Self.read(call + end).parts == [.brokenCall("get", "{\"city\": \"Paris\"}", .cut)], "\(end)")
+    }
+  }
+
+  @Test("After whole arguments a call is whole, wherever the answer is cut")
+  func afterArguments() {
+    let call = "<tool_call>\n{\"name\": \"get\", \"arguments\": {}"
+    for end in [
+      "", "}", ", \"id\": \"a", "}\n</tool", "}\n</tool_call>", "}\n</tool_call>\n<tool_", "}</tool_call>\n<tool_call>",
+    ] {
+      #expect(Self.read(call + end).parts == [.call("get", "{}")], "\(end)")
+    }
+    #expect(
+      Self.read(call + "}</tool_call>\n<tool_call>{\"name\": \"f\", ").parts
+        == [.call("get", "{}"), .brokenCall("f", "{}", .cut)])
+  }
+
+  @Test("What could as well be text stays text when it is cut")
+  func text() {
+    for answer in ["a < b", "a <tool_", "```json\n{\"na", "{\"name\": \"ge", "{\"x", " ", "{\"name\": \"other\""] {
+      #expect(Self.read(answer).parts == [.text(answer)], "\(answer)")
+    }
+    #expect(Self.read("{\"name\": \"Ada\"", .llama3, tools: []).parts == [.text("{\"name\": \"Ada\"")])
+  }
+
+  @Test("A name before its arguments counts when it is whole")
+  func leadingNames() {
+    #expect(Self.read("[TOOL_CALLS]ge", .mistral).parts == [])
+    for end in ["[", "[ARGS]", "[CALL_ID]x", "[ARGS]{", "[ARGS]{\"a"] {
+      #expect(Self.read("[TOOL_CALLS]get" + end, .mistral).parts == [.brokenCall("get", "{}", .cut)], "\(end)")
+    }
+    #expect(Self.read("[TOOL_CALLS][{\"name\": \"get\"", .mistral).parts == [.brokenCall("get", "{}", .cut)])
+  }
+
+  @Test(
+    "However a sample is cut, no marker of its dialect is given out as text after it was whole", arguments: Sample.all)
+  func samples(_ sample: Sample) {
+    let scalars = sample.answer.unicodeScalars
+    for index in scalars.indices {
+      let answer = String(scalars[..<index])
+      let whole = Reading([answer], sample.dialect, tools: sample.tools)
+      let cut = Reading([answer], sample.dialect, tools: sample.tools, isCut: true)
+      // Only what was held back differs: what has been given out stays.
+      #expect(whole.text.hasPrefix(cut.text) || cut.outcomes.count > 0, "\(answer.debugDescription): \(cut.parts)")
+      #expect(cut.outcomes.count >= whole.outcomes.count && cut.outcomes.count <= whole.outcomes.count + 1)
+    }
+  }
+}
+
 @Suite struct Promptness {
   @Test("Arguments are given out as they arrive")
   func arguments() {

@@ -32,7 +32,7 @@ import Testing
         bufferCapacity: shape.capacity, leafCapacity: 6))
     var model = ShadowModel()
     let tenants = 14
-    for step in 0..<(runsLongTests ? 300_000 : 4000) {
+    for step in 0..<(runsLongTests ? 300_000 : 1500) {
       let id = VectorID(random.below(400))
       let tenant = TenantID(random.below(tenants))
       switch random.below(100) {
@@ -121,7 +121,7 @@ import Testing
     let published = Atomic<Int>(0)
     let begun = Atomic<Int>(0)
     let stop = Atomic<Bool>(false)
-    let changes = runsLongTests ? 200_000 : 6000
+    let changes = runsLongTests ? 200_000 : 1500
     // After change n: base, and the ids that window(n) gives.
     @Sendable func window(_ n: Int) -> Set<VectorID> {
       Set((n..<n + 10).map { VectorID(base + $0 % (vectors.count - base)) })
@@ -156,7 +156,7 @@ import Testing
         for id in new.subtracting(old) { try writer.grant(id, to: 1) }
       }
       published.store(n, ordering: .sequentiallyConsistent)
-      if n % 2000 == 0 { index.compact() }
+      if n % 500 == 0 { index.compact() }
     }
     stop.store(true, ordering: .releasing)
     while readers.contains(where: { !$0.isFinished }) { usleep(1000) }
@@ -183,7 +183,7 @@ import Testing
       model.groups[9] = [0, 1, 2, 3, 4, 5]
     }
     try index.train(TrainingOptions(threads: 1))
-    for round in 0..<300 {
+    for round in 0..<(runsLongTests ? 1000 : 100) {
       let filter = random.filter(depth: 6, tenants: 7)
       let caller: TenantID = round % 2 == 0 ? 9 : TenantID(random.below(6))
       let options = SearchOptions(k: 4000, patience: 1_000_000)

@@ -57,7 +57,7 @@ import Testing
     let index = try index()
     var random = TestRandom(seed: 8)
     let ids: [VectorID] = [0, 1 << 32, 1 << 32 - 1, .max, .max - 1]
-    let tenants: [TenantID] = [0, 70_000, .max, .max - 1]
+    let tenants: [TenantID] = [0, 70_000, .max - 2, .max - 1]
     try index.write { writer in for id in ids { try writer.upsert(id, random.vector(8), owner: 5, shareWith: tenants) }
     }
     for tenant in tenants {

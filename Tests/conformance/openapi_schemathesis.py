@@ -89,6 +89,8 @@ def before_call(context, case, kwargs):
                 body[name] = small_ids(body[name])
         if operation == "createResponse" and isinstance(body.get("input"), list):
             body["input"] = calls_fit(body["input"])
+        if operation in ("createMessage", "countTokens") and body["messages"][-1]["role"] == "assistant":
+            body["messages"] = [*body["messages"], {"role": "user", "content": "Hi"}]
         if operation == "createEmbedding":
             body.pop("dimensions", None)
             if body["input"] == "" or isinstance(body["input"], list) and "" in body["input"]:

@@ -1,3 +1,4 @@
+import CSIMD
 import ApusModels
 import ApusText
 import Dispatch
@@ -177,6 +178,8 @@ public final class BatchEngine: TextEngine {
     let publish: @Sendable (EngineStats) -> Void = { [weak self] stats in self?.published.withLock { $0 = stats } }
     try await withCheckedThrowingContinuation { (ready: CheckedContinuation<Void, any Error>) in
       let thread = Thread {
+        // `Thread.name` does not reach the system on Linux.
+        csimd_name_thread("apus-engine")
         do {
           let runner = try ModelRunner(model, runnerOptions)
           let scheduler = Scheduler(runner, options) { startedAt.duration(to: .now).inSeconds }
@@ -188,7 +191,6 @@ public final class BatchEngine: TextEngine {
           ready.resume(throwing: error)
         }
       }
-      thread.name = "apus-engine"
       thread.stackSize = 8 << 20
       thread.start()
     }

@@ -12,7 +12,7 @@ enum AnthropicErrors: ErrorDialect {
     let id = Self.requestID(requestID)
     // Anthropic's clients know 529 for a server that takes no more work, and treat 503 as a fault.
     let status = error.status == .serviceUnavailable ? overloaded : error.status
-    var response = Response.compactJSON(
+    var response = Response.json(
       .mapping(["type": "error", "error": Self.error(error), "request_id": .string(id)]), status: status)
     response.headers[.anthropicRequestID] = id
     return response

@@ -251,6 +251,7 @@ private struct Conversation {
     case .string(let text):
       return [try RequestReader(.mapping(["type": "text", "text": .string(text)]), path: message.path("content"))]
     case .list(let items):
+      if items.isEmpty { throw message.invalid("content", content, expected: "at least one block") }
       return try items.enumerated().map { try RequestReader($1, path: message.path("content.\($0)")) }
     default: throw message.invalid("content", content, expected: "a string or an array of blocks")
     }
@@ -258,9 +259,6 @@ private struct Conversation {
 
   private mutating func appendUser(_ message: RequestReader, _ content: JinjaValue) throws {
     let blocks = try Self.blocks(message, content)
-    if blocks.isEmpty {
-      throw OpenAIError.invalid(message.path("content"), seen: "an empty array", expected: "at least one block")
-    }
     var texts: [String] = []
     for block in blocks {
       switch try block.string("type") {

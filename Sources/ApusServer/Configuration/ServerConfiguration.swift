@@ -73,6 +73,14 @@ public struct ServerConfiguration: Sendable, Equatable {
     return sum
   }
 
+  /// The first setting whose value is out of its range, by its path, with the value and the range in words.
+  public var problem: (path: String, seen: String, expected: String)? {
+    for setting in Self.settings {
+      if let (seen, expected) = setting.check(self) { return (setting.path, seen, expected) }
+    }
+    return nil
+  }
+
   /// The paths of the settings that differ: those that a running server takes over, and those that need a new one.
   public func changes(from old: ServerConfiguration) -> (reloadable: [String], fixed: [String]) {
     let changed = Self.settings.filter { !$0.isEqual(self, old) }
@@ -97,6 +105,8 @@ extension ServerConfiguration {
     let isEqual: @Sendable (ServerConfiguration, ServerConfiguration) -> Bool
     /// Takes the value from the second if the first has none.
     let fill: @Sendable (inout ServerConfiguration, ServerConfiguration) -> Void
+    /// A value that is out of its range, in words, and the range; nil if all is well.
+    let check: @Sendable (ServerConfiguration) -> (seen: String, expected: String)?
     /// Takes the value from a file's node; returns what was expected if it is something else.
     let read: @Sendable (ConfigurationNode, inout ServerConfiguration) -> String?
 
@@ -108,8 +118,12 @@ extension ServerConfiguration {
       self.isReloadable = isReloadable
       isEqual = { $0[keyPath: place] == $1[keyPath: place] }
       fill = { if $0[keyPath: place] == nil { $0[keyPath: place] = $1[keyPath: place] } }
+      check = { configuration in
+        guard let value = configuration[keyPath: place], !kind.isInRange(value) else { return nil }
+        return ("\(value)", kind.expected)
+      }
       read = { node, configuration in
-        guard let value = kind.read(node) else { return kind.expected }
+        guard let value = kind.read(node), kind.isInRange(value) else { return kind.expected }
         configuration[keyPath: place] = value
         return nil
       }
@@ -121,6 +135,7 @@ extension ServerConfiguration {
 struct SettingKind<Value: Sendable>: Sendable {
   /// In words, for people who gave something else.
   let expected: String
+  var isInRange: @Sendable (Value) -> Bool = { _ in true }
   let read: @Sendable (ConfigurationNode) -> Value?
 }
 
@@ -140,17 +155,15 @@ extension SettingKind<Int> {
   static func whole(_ range: ClosedRange<Int>) -> SettingKind {
     let bounds =
       range.upperBound == .max ? "from \(range.lowerBound)" : "from \(range.lowerBound) to \(range.upperBound)"
-    return SettingKind(expected: "a whole number \(bounds)") { node in
-      node.integer.flatMap { range.contains($0) ? $0 : nil }
-    }
+    return SettingKind(expected: "a whole number \(bounds)", isInRange: { range.contains($0) }, read: { $0.integer })
   }
 }
 
 extension SettingKind<Double> {
   static func seconds(orZero: Bool) -> SettingKind {
-    SettingKind(expected: orZero ? "seconds, 0 or more" : "seconds, more than 0") { node in
-      node.number.flatMap { $0 > 0 || (orZero && $0 == 0) ? $0 : nil }
-    }
+    SettingKind(
+      expected: orZero ? "seconds, 0 or more" : "seconds, more than 0",
+      isInRange: { $0.isFinite && ($0 > 0 || (orZero && $0 == 0)) }, read: { $0.number })
   }
 }
 

@@ -104,10 +104,8 @@ final class RequestRecorder: Sendable {
     let text = log.logsPrompts ? Self.text(of: prompt, tokenizer) : nil
     let now = elapsed
     update { record in
-      if record.submittedAfter == nil {
-        record.submittedAfter = now
-        record.answerID = origin.id
-      }
+      if record.submittedAfter == nil { record.submittedAfter = now }
+      record.answerIDs.append(origin.id)
       if let text { record.prompt = (record.prompt.map { $0 + "\n" } ?? "") + text }
     }
   }

@@ -19,8 +19,8 @@ struct RequestRecord: Sendable {
   /// Nil for a caller who was not let in.
   var principal: String?
   var model: String?
-  /// The id of the answer, or of the first of several.
-  var answerID: String?
+  /// The ids of its answers.
+  var answerIDs: [String] = []
   var promptTokens = 0
   var cachedTokens = 0
   var finishReason: String?
@@ -48,6 +48,9 @@ struct RequestRecord: Sendable {
     self.isProbe = isProbe
     self.startedAt = startedAt
   }
+
+  /// The id of the answer, or of the first of several.
+  var answerID: String? { answerIDs.first }
 
   var completionTokens: Int { liveTokens.values.reduce(endedTokens, +) }
 

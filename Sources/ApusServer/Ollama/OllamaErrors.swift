@@ -7,7 +7,7 @@ enum OllamaErrors: ErrorDialect {
   static let prefix = "/api"
 
   static func response(_ error: OpenAIError, requestID: String) -> Response {
-    .compactJSON(["error": .string(error.message)], status: error.status)
+    .json(["error": .string(error.message)], status: error.status)
   }
 
   /// The line that ends a stream which cannot be finished.

@@ -94,8 +94,13 @@ struct OllamaRequest: Sendable {
         throw OpenAIError.missing(reader.path("function"), expected: "an object with name and parameters")
       }
       let functionReader = try RequestReader(function, path: reader.path("function"))
-      guard try functionReader.string("name") != nil else {
+      guard let name = try functionReader.string("name"), !name.isEmpty else {
         throw OpenAIError.missing(functionReader.path("name"), expected: "the tool's name")
+      }
+      _ = try functionReader.string("description")
+      _ = try functionReader.bool("strict")
+      if let parameters = functionReader.value("parameters") {
+        _ = try RequestReader(parameters, path: functionReader.path("parameters"))
       }
       var fields = reader.fields
       if reader.value("type") == nil { fields["type"] = "function" }

@@ -32,9 +32,7 @@ struct ChatCompletionRequest: Sendable {
     includeUsage = try streamOptions?.bool("include_usage") ?? false
     continuousUsage = try streamOptions?.bool("continuous_usage_stats") ?? false
     cacheSalt = try body.string("cache_salt")
-    if let n = body.value("n") {
-      guard case .integer(1) = n else { throw body.invalid("n", n, expected: "1: one answer a request") }
-    }
+    try body.requireOne("n")
     format = try Self.format(body)
     guide = try Self.guide(body)
     options = try Self.options(body, randomSeed: randomSeed())

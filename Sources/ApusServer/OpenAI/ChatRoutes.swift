@@ -39,60 +39,50 @@ struct ChatRoutes: Sendable {
 
   // MARK: chat
 
+  /// One request, and what answers it.
+  private struct Job: Sendable {
+    var answer: AnswerStream
+    var parts: AnswerParts
+    var writer: ChatCompletionWriter
+    var isStream: Bool
+  }
+
   @Sendable func completions(_ request: Request, _ context: ServerContext) async throws -> Response {
     let bytes = try await context.body(of: request, upTo: bodyLimit)
-    var parsed = try ChatCompletionRequest(
-      body: Array(bytes.readableBytesView), randomSeed: UInt64.random(in: 0 ... .max))
+    let client = try await context.client()
+    return try await client.whileConnected {
+      let job = try await state.preparation.run { try await prepare(bytes, context, client) }
+      let state = (parts: job.parts, writer: job.writer)
+      if job.isStream {
+        return try await HeldStream(job.answer).response(.openAI, state, end: ServerSentEvents.done) { state, event in
+          try state.parts.parts(for: event).flatMap { try state.writer.events(for: $0) }
+        }
+      }
+      return try await .json(
+        job.answer.whole(state) { state, event in
+          state.parts.parts(for: event).reduce(nil) { $0 ?? state.writer.completion(for: $1) }
+        })
+    }
+  }
+
+  private func prepare(_ bytes: ByteBuffer, _ context: ServerContext, _ client: ConnectedClient) async throws -> Job {
+    var parsed = try ChatCompletionRequest(body: Array(bytes.readableBytesView), randomSeed: .random(in: 0 ... .max))
     let engine = try state.engine(named: parsed.model)
     parsed.options.grammar =
       try parsed.guide.map { TokenGrammar($0, vocabulary: engine.vocabulary) }
       ?? parsed.tools.grammar(
         for: engine, format: parsed.format, formatPath: "response_format.json_schema.schema")
-    let (options, prompt) = (parsed.options, Prompt.chat(messages: parsed.messages, tools: parsed.tools.offered))
     let id = RandomID.make("chatcmpl-")
     let origin = RequestOrigin(
       id: id, principal: context.principal,
       namespace: state.namespace(of: context.principal, salt: parsed.cacheSalt))
-    let writer = ChatCompletionWriter(
-      id: id, created: Int(Date().timeIntervalSince1970), model: engine.name, tokenizer: engine.tokenizer,
-      includeUsage: parsed.includeUsage, continuousUsage: parsed.continuousUsage)
-    let parts = AnswerParts(of: engine, tools: parsed.tools)
-    if parsed.stream {
-      let answer = try await context.untilDisconnected {
-        try await HeldStream(context.answer(from: engine, to: prompt, options, for: origin))
-      }
-      return stream(answer, parts, writer)
-    }
-    return try await context.untilDisconnected {
-      try await whole(context.answer(from: engine, to: prompt, options, for: origin), parts, writer)
-    }
-  }
-
-  private func whole(_ answer: AnswerStream, _ parts: AnswerParts, _ writer: ChatCompletionWriter) async throws
-    -> Response
-  {
-    var (parts, writer) = (parts, writer)
-    for try await event in answer.events {
-      for part in parts.parts(for: event) {
-        if let completion = writer.completion(for: part) { return try .json(completion) }
-      }
-    }
-    throw CancellationError()
-  }
-
-  /// Once the first byte is out, the status cannot change: an error then ends the stream with an error event and
-  /// without `[DONE]`, so that a cut answer looks cut.
-  private func stream(_ answer: HeldStream, _ parts: AnswerParts, _ writer: ChatCompletionWriter) -> Response {
-    answer.response(errorEvent: { try ServerSentEvents.data(OpenAIError($0).body) }) { body in
-      var (parts, writer) = (parts, writer)
-      try await answer.forEach { event in
-        var bytes: [UInt8] = []
-        for part in parts.parts(for: event) {
-          bytes += try writer.events(for: part)
-        }
-        if !bytes.isEmpty { try await body.write(ByteBuffer(bytes: bytes)) }
-      }
-      try await body.write(ByteBuffer(bytes: ServerSentEvents.done))
-    }
+    let prompt = Prompt.chat(messages: parsed.messages, tools: parsed.tools.offered)
+    return Job(
+      answer: try await client.answer(from: engine, to: prompt, parsed.options, for: origin),
+      parts: AnswerParts(of: engine, tools: parsed.tools),
+      writer: ChatCompletionWriter(
+        id: id, created: Int(Date().timeIntervalSince1970), model: engine.name, tokenizer: engine.tokenizer,
+        includeUsage: parsed.includeUsage, continuousUsage: parsed.continuousUsage),
+      isStream: parsed.stream)
   }
 }

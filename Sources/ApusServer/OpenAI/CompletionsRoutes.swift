@@ -20,25 +20,30 @@ struct CompletionRoutes: Sendable {
     var engine: any TextEngine
     var header: CompletionHeader
     var origin: RequestOrigin
-    var context: ServerContext
+    var client: ConnectedClient
   }
 
   @Sendable func completions(_ request: Request, _ context: ServerContext) async throws -> Response {
     let bytes = try await context.body(of: request, upTo: bodyLimit)
-    let parsed = try CompletionRequest(body: Array(bytes.readableBytesView), randomSeed: UInt64.random(in: 0 ... .max))
+    let client = try await context.client()
+    return try await client.whileConnected {
+      let job = try await state.preparation.run { try prepare(bytes, context, client) }
+      return job.request.stream ? try await stream(job) : try await whole(job)
+    }
+  }
+
+  private func prepare(_ bytes: ByteBuffer, _ context: ServerContext, _ client: ConnectedClient) throws -> Job {
+    let parsed = try CompletionRequest(body: Array(bytes.readableBytesView), randomSeed: .random(in: 0 ... .max))
     let engine = try state.engine(named: parsed.model)
     for prompt in parsed.prompts { try prompt.checkTokens(vocabularySize: engine.tokenizer.vocabularySize) }
     let id = RandomID.make("cmpl-")
-    let job = Job(
+    return Job(
       request: parsed, engine: engine,
       header: CompletionHeader(id: id, created: Int(Date().timeIntervalSince1970), model: engine.name),
       origin: RequestOrigin(
         id: id, principal: context.principal,
         namespace: state.namespace(of: context.principal, salt: parsed.cacheSalt)),
-      context: context)
-    return try await context.untilDisconnected {
-      parsed.stream ? try await stream(job) : try await whole(job)
-    }
+      client: client)
   }
 
   private func writer(_ index: Int, _ job: Job) -> CompletionChoiceWriter {
@@ -57,8 +62,10 @@ struct CompletionRoutes: Sendable {
     var origin = job.origin
     // Each prompt is a request of its own to the engine.
     if index > 0 { origin.id += "-\(index)" }
-    return try await OpenAIError.naming(prompt.path) {
-      try await job.context.answer(from: job.engine, to: prompt.prompt, job.request.options, for: origin)
+    return try await OpenAIError.naming(prompt.path) { [origin] in
+      try await state.preparation.run {
+        try await job.client.answer(from: job.engine, to: prompt.prompt, job.request.options, for: origin)
+      }
     }
   }
 
@@ -87,14 +94,10 @@ struct CompletionRoutes: Sendable {
   }
 
   private func choice(_ index: Int, _ job: Job) async throws -> (JinjaValue, AnswerEnd) {
-    var parts = AnswerParts(tools: nil)
-    var writer = writer(index, job)
-    for try await event in try await answer(index, job).events {
-      for part in parts.parts(for: event) {
-        if let (choice, end) = writer.whole(for: part) { return (choice, end) }
-      }
+    let state = (parts: AnswerParts(tools: nil), writer: writer(index, job))
+    return try await answer(index, job).whole(state) { state, event in
+      state.parts.parts(for: event).reduce(nil) { $0 ?? state.writer.whole(for: $1) }
     }
-    throw CancellationError()
   }
 
   /// The prompts of a stream are answered in order: the first begins before the headers leave, so that a request that
@@ -102,12 +105,12 @@ struct CompletionRoutes: Sendable {
   private func stream(_ job: Job) async throws -> Response {
     let first = try await HeldStream(answer(0, job))
     let request = job.request
-    return first.response(errorEvent: { try ServerSentEvents.data(OpenAIError($0).body) }) { body in
+    return .stream(.openAI) { body in
       var ends: [AnswerEnd] = []
       for index in request.prompts.indices {
         var parts = AnswerParts(tools: nil)
         var writer = writer(index, job)
-        try await (index == 0 ? first : HeldStream(answer(index, job))).forEach { event in
+        try await (index == 0 ? first : HeldStream(answer(index, job))).write(to: &body, .openAI) { event in
           var bytes: [UInt8] = []
           for part in parts.parts(for: event) {
             if case .finished(let end) = part { ends.append(end) }
@@ -117,7 +120,7 @@ struct CompletionRoutes: Sendable {
               bytes += ServerSentEvents.data(request.includeUsage ? object.setting("usage", .none) : object)
             }
           }
-          if !bytes.isEmpty { try await body.write(ByteBuffer(bytes: bytes)) }
+          return bytes
         }
       }
       if request.includeUsage {

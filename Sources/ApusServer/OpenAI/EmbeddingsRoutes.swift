@@ -14,31 +14,47 @@ struct EmbeddingRoutes: Sendable {
     router.post("rerank", use: rerank)
   }
 
+  /// One request, and what answers it.
+  private struct Job<Body: Sendable>: Sendable {
+    var request: Body
+    var engine: any EmbeddingEngine
+    /// Token ids `[inputs][tokens]`.
+    var inputs: [[Int32]]
+
+    var tokens: Int { inputs.reduce(0) { $0 + $1.count } }
+  }
+
   @Sendable func embeddings(_ request: Request, _ context: ServerContext) async throws -> Response {
     let bytes = try await context.body(of: request, upTo: bodyLimit)
-    let parsed = try EmbeddingRequest(body: Array(bytes.readableBytesView))
-    let engine = try engine(named: parsed.model)
-    let inputs = try parsed.tokens(for: engine)
-    let vectors = try await context.untilDisconnected {
-      try await OpenAIError.naming("input") { try await engine.embed(inputs) }
+    let client = try await context.client()
+    return try await client.whileConnected {
+      let job = try await state.preparation.run { () throws -> Job<EmbeddingRequest> in
+        let parsed = try EmbeddingRequest(body: Array(bytes.readableBytesView))
+        let engine = try engine(named: parsed.model)
+        return Job(request: parsed, engine: engine, inputs: try parsed.tokens(for: engine))
+      }
+      let vectors = try await OpenAIError.naming("input") { try await job.engine.embed(job.inputs) }
+      return .json(
+        bytes: EmbeddingWriter.response(
+          vectors, model: job.engine.name, tokens: job.tokens, encoding: job.request.encoding))
     }
-    return .json(
-      bytes: EmbeddingWriter.response(
-        vectors, model: engine.name, tokens: inputs.reduce(0) { $0 + $1.count }, encoding: parsed.encoding))
   }
 
   @Sendable func rerank(_ request: Request, _ context: ServerContext) async throws -> Response {
     let bytes = try await context.body(of: request, upTo: bodyLimit)
-    let parsed = try RerankRequest(body: Array(bytes.readableBytesView))
-    let engine = try engine(named: parsed.model)
-    let inputs = try ([parsed.query] + parsed.documents).map { try $0.tokens(for: engine) }
-    let vectors = try await context.untilDisconnected {
-      try await OpenAIError.naming("documents") { try await engine.embed(inputs) }
+    let client = try await context.client()
+    return try await client.whileConnected {
+      let job = try await state.preparation.run { () throws -> Job<RerankRequest> in
+        let parsed = try RerankRequest(body: Array(bytes.readableBytesView))
+        let engine = try engine(named: parsed.model)
+        let inputs = try ([parsed.query] + parsed.documents).map { try $0.tokens(for: engine) }
+        return Job(request: parsed, engine: engine, inputs: inputs)
+      }
+      let vectors = try await OpenAIError.naming("documents") { try await job.engine.embed(job.inputs) }
+      return .json(
+        job.request.response(
+          id: RandomID.make("rerank-"), model: job.engine.name, vectors: vectors, tokens: job.tokens))
     }
-    return .json(
-      parsed.response(
-        id: RandomID.make("rerank-"), model: engine.name, vectors: vectors,
-        tokens: inputs.reduce(0) { $0 + $1.count }))
   }
 
   private func engine(named name: String) throws -> any EmbeddingEngine {

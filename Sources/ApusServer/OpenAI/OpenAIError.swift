@@ -3,13 +3,15 @@ import HTTPTypes
 import Hummingbird
 
 /// An error in the shape that OpenAI's clients read: `{"error": {"message", "type", "param", "code"}}`.
-struct OpenAIError: Error, HTTPResponseError, Equatable {
+struct OpenAIError: Error, Equatable {
   var status: HTTPResponse.Status
   var message: String
   var type = "invalid_request_error"
   /// The request field that is wrong, as a path such as `messages.0.role`.
   var param: String?
   var code: String?
+  /// The methods that the route has, where another was asked for.
+  var allowedMethods: String?
 
   static func invalid(_ param: String, seen: String, expected: String) -> OpenAIError {
     OpenAIError(
@@ -39,6 +41,12 @@ struct OpenAIError: Error, HTTPResponseError, Equatable {
       message: "prompt and answer take at least \(tokens) tokens and the model's context is \(contextLength) tokens: "
         + "shorten the messages or max_tokens",
       param: "messages", code: "context_length_exceeded")
+  }
+
+  static func methodNotAllowed(_ method: String, path: String, allowed: String) -> OpenAIError {
+    OpenAIError(
+      status: .methodNotAllowed, message: "\(path) has no method \(method), expected one of \(allowed)",
+      code: "method_not_allowed", allowedMethods: allowed)
   }
 
   static func tooSlow(seconds: Int) -> OpenAIError {
@@ -90,18 +98,24 @@ struct OpenAIError: Error, HTTPResponseError, Equatable {
 
   var body: Body { Body(error: .init(message: message, type: type, param: param, code: code)) }
 
-  func response(from request: Request, context: some RequestContext) throws -> Response {
-    RequestRecorder.current?.update { $0.errorCode = code }
-    var response = try Response.json(body, status: status)
+  /// Header fields that go with the error.
+  var headers: HTTPFields {
     switch status {
-    case .tooManyRequests: response.headers[.retryAfter] = "1"
-    case .serviceUnavailable:
-      response.headers[.retryAfter] = "5"
-      response.headers[.connection] = "close"
-    case .unauthorized: response.headers[.wwwAuthenticate] = "Bearer"
-    default: break
+    case .tooManyRequests: [.retryAfter: "1"]
+    case .serviceUnavailable: [.retryAfter: "5", .connection: "close"]
+    case .unauthorized: [.wwwAuthenticate: "Bearer"]
+    case .methodNotAllowed: [.allow: allowedMethods ?? ""]
+    default: [:]
     }
-    return response
+  }
+}
+
+/// Errors in OpenAI's shape, which also the routes of no dialect have.
+enum OpenAIErrors: ErrorDialect {
+  static let prefix = ""
+
+  static func response(_ error: OpenAIError, requestID: String) throws -> Response {
+    try .json(error.body, status: error.status)
   }
 }
 

@@ -12,11 +12,12 @@ extension JinjaValue {
     if case .mapping(let fields) = self { fields[name] } else { nil }
   }
 
-  /// A whole number, also one that is written as 2.0: for JSON Schema they are the same.
+  /// A whole number, also one that is written as 2.0: for JSON Schema they are the same. −2⁶³ must be written without a
+  /// point: numbers below it read as the same float.
   var wholeNumber: Int? {
     switch self {
     case .integer(let number): number
-    case .float(let number): Int(exactly: number)
+    case .float(let number): number > -0x1p63 ? Int(exactly: number) : nil
     default: nil
     }
   }

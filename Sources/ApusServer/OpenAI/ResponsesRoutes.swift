@@ -31,16 +31,29 @@ struct ResponseRoutes: Sendable {
 
   /// One request, and what answers it.
   private struct Job: Sendable {
+    var answer: AnswerStream
     var parts: AnswerParts
     var writer: ResponseWriter
     /// The response as it is stored, without its body; nil if it is not to be kept.
     var record: StoredResponse?
-    var answer: @Sendable () async throws -> AnswerStream
+    var origin: RequestOrigin
+    var isStream: Bool
   }
 
   @Sendable func create(_ request: Request, _ context: ServerContext) async throws -> Response {
     let bytes = try await context.body(of: request, upTo: bodyLimit)
-    var parsed = try ResponseRequest(body: Array(bytes.readableBytesView), randomSeed: UInt64.random(in: 0 ... .max))
+    let affinity = request.headers[.apusAffinity]
+    let client = try await context.client()
+    return try await client.whileConnected {
+      let job = try await state.preparation.run { try await prepare(bytes, affinity: affinity, context, client) }
+      return job.isStream ? try await stream(job) : try await whole(job)
+    }
+  }
+
+  private func prepare(
+    _ bytes: ByteBuffer, affinity: String?, _ context: ServerContext, _ client: ConnectedClient
+  ) async throws -> Job {
+    var parsed = try ResponseRequest(body: Array(bytes.readableBytesView), randomSeed: .random(in: 0 ... .max))
     if store == nil { parsed.store = false }
     let engine = try state.engine(named: parsed.model)
     parsed.options.grammar = try parsed.tools.grammar(
@@ -49,27 +62,22 @@ struct ResponseRoutes: Sendable {
     let messages = try ResponseItems.messages(
       instructions: parsed.instructions, history + parsed.input, known: history.count)
     let prompt = Prompt.chat(messages: messages, tools: parsed.tools.offered)
-    let id = ResponseID.make(
-      affinity: request.headers[.apusAffinity] ?? parsed.promptCacheKey, previous: parsed.previousResponseID)
+    let id = ResponseID.make(affinity: affinity ?? parsed.promptCacheKey, previous: parsed.previousResponseID)
     let created = Int(Date().timeIntervalSince1970)
     let origin = RequestOrigin(
       id: id, principal: context.principal, namespace: state.namespace(of: context.principal, salt: parsed.cacheSalt))
     let record = StoredResponse(
       id: id, owner: context.principal, previous: parsed.previousResponseID, created: created, body: "",
       input: String(decoding: CompactJSON.bytes(.list(parsed.input)), as: UTF8.self))
-    let job = Job(
+    let options = parsed.options
+    return Job(
+      answer: try await OpenAIError.naming("input") {
+        try await client.answer(from: engine, to: prompt, options, for: origin)
+      },
       parts: AnswerParts(of: engine, tools: parsed.tools),
       writer: ResponseWriter(
         id: id, created: created, model: engine.name, request: parsed, tokenizer: engine.tokenizer),
-      record: parsed.store ? record : nil
-    ) { [options = parsed.options] in
-      try await OpenAIError.naming("input") {
-        try await context.answer(from: engine, to: prompt, options, for: origin)
-      }
-    }
-    return try await context.untilDisconnected { [isStream = parsed.stream] in
-      isStream ? try await stream(job, id, of: origin.principal) : try await whole(job)
-    }
+      record: parsed.store ? record : nil, origin: origin, isStream: parsed.stream)
   }
 
   /// The items of the conversation so far.
@@ -91,30 +99,29 @@ struct ResponseRoutes: Sendable {
   }
 
   private func whole(_ job: Job) async throws -> Response {
-    var writer = job.writer
-    var parts = job.parts
-    for try await event in try await job.answer().events {
-      for part in parts.parts(for: event) { _ = writer.events(for: part) }
-      if writer.isFinished {
-        try await keep(writer.object, job)
-        return .json(writer.object)
-      }
+    let object = try await job.answer.whole((parts: job.parts, writer: job.writer)) { state, event in
+      for part in state.parts.parts(for: event) { _ = state.writer.events(for: part) }
+      return state.writer.isFinished ? state.writer.object : nil
     }
-    throw CancellationError()
+    try await keep(object, job)
+    return .json(object)
   }
 
-  private func stream(_ job: Job, _ id: String, of owner: String) async throws -> Response {
-    let answer = try await HeldStream(job.answer())
-    return answer.response { body in
+  private func stream(_ job: Job) async throws -> Response {
+    let answer = try await HeldStream(job.answer)
+    let id = job.origin.id
+    return .stream(.openAI) { body in
       var writer = job.writer
       var parts = job.parts
       var promptTokens = 0
       var cachedTokens = 0
       var completionTokens = 0
-      running.begin(id, of: owner, writer.object)
+      running.begin(id, of: job.origin.principal, writer.object)
       defer { running.end(id) }
       do {
-        try await answer.forEach { event in
+        try await answer.write(to: &body, .openAI) { event in
+          // The last event is out.
+          if writer.isFinished { throw Ended() }
           var events: [ResponseWriter.Event] = []
           for part in parts.parts(for: event) {
             if case .started(let tokens, let cached) = part { (promptTokens, cachedTokens) = (tokens, cached) }
@@ -130,15 +137,13 @@ struct ResponseRoutes: Sendable {
           }
           // Whoever has read the last event can read the response.
           if writer.isFinished { try await keep(writer.object, job) }
-          try await body.write(events)
-          if writer.isFinished { throw Ended() }
+          return events.flatMap { ServerSentEvents.event($0.name, $0.value) }
         }
       } catch is Ended {
       } catch let error where !(error is CancellationError) {
-        // Once the first byte is out, the status cannot change.
         let events = writer.fail(OpenAIError(error))
         try? await keep(writer.object, job)
-        try await body.write(events)
+        try await body.write(ByteBuffer(bytes: events.flatMap { ServerSentEvents.event($0.name, $0.value) }))
       }
     }
   }
@@ -180,13 +185,6 @@ struct ResponseRoutes: Sendable {
   private func stored(_ id: String, of owner: String) async throws -> StoredResponse {
     guard let response = try await store?.response(id, of: owner) else { throw OpenAIError.unknownResponse(id) }
     return response
-  }
-}
-
-extension ResponseBodyWriter {
-  fileprivate mutating func write(_ events: [ResponseWriter.Event]) async throws {
-    if events.isEmpty { return }
-    try await write(ByteBuffer(bytes: events.flatMap { ServerSentEvents.event($0.name, $0.value) }))
   }
 }
 

@@ -15,24 +15,28 @@ struct TokenizeRoutes: Sendable {
 
   @Sendable func tokenize(_ request: Request, _ context: ServerContext) async throws -> Response {
     let bytes = try await context.body(of: request, upTo: bodyLimit)
-    let parsed = try TokenizeRequest(body: Array(bytes.readableBytesView))
-    let model = try model(named: parsed.model)
-    let tokens = try OpenAIError.naming("messages") {
-      try parsed.tokens(tokenizer: model.tokenizer) { prompt in
-        guard let engine = model.engine else {
-          throw OpenAIError.invalid(
-            "messages", seen: "an array", expected: "a prompt: \(model.name) is an encoder and has no chat template")
+    return try await state.preparation.run {
+      let parsed = try TokenizeRequest(body: Array(bytes.readableBytesView))
+      let model = try model(named: parsed.model)
+      let tokens = try OpenAIError.naming("messages") {
+        try parsed.tokens(tokenizer: model.tokenizer) { prompt in
+          guard let engine = model.engine else {
+            throw OpenAIError.invalid(
+              "messages", seen: "an array", expected: "a prompt: \(model.name) is an encoder and has no chat template")
+          }
+          return try engine.tokens(of: prompt)
         }
-        return try engine.tokens(of: prompt)
       }
+      return .json(parsed.response(tokens, tokenizer: model.tokenizer, contextLength: model.contextLength))
     }
-    return .json(parsed.response(tokens, tokenizer: model.tokenizer, contextLength: model.contextLength))
   }
 
   @Sendable func detokenize(_ request: Request, _ context: ServerContext) async throws -> Response {
     let bytes = try await context.body(of: request, upTo: bodyLimit)
-    let parsed = try DetokenizeRequest(body: Array(bytes.readableBytesView))
-    return .json(try parsed.response(tokenizer: model(named: parsed.model).tokenizer))
+    return try await state.preparation.run {
+      let parsed = try DetokenizeRequest(body: Array(bytes.readableBytesView))
+      return .json(try parsed.response(tokenizer: model(named: parsed.model).tokenizer))
+    }
   }
 
   /// What these routes need of a model of either kind.

@@ -11,9 +11,9 @@ extension APIDocument {
         method: .post, path: "/v1/messages", id: "createMessage", summary: "Answers a conversation",
         dialect: .anthropic,
         request: .object(
-          [.required("max_tokens", .integer(1...shapes.contextLength))] + anthropicConversation(shapes) + [
+          [.required("max_tokens", shapes.maxTokens)] + anthropicConversation(shapes) + [
             .optional("temperature", .number(0...1)), .optional("top_p", .number(0...1)),
-            .optional("top_k", .integer(1...Int.max)), .optional("stop_sequences", .array(of: .string())),
+            .optional("top_k", .integer()), .optional("stop_sequences", .array(of: .string(length: 1...Int.max))),
             .optional("stream", .boolean),
           ]),
         answers: [
@@ -38,7 +38,7 @@ extension APIDocument {
 
   private static func anthropicConversation(_ shapes: RequestShapes) -> [Property] {
     let text = Schema.object([.required("type", .constant("text")), .required("text", .string())])
-    let content = Schema.anyOf([.string(), .array(of: text)])
+    let content = Schema.anyOf([.string(), .array(of: text, count: 1...Int.max)])
     return [
       .required("model", shapes.textModel),
       .required(
@@ -47,12 +47,13 @@ extension APIDocument {
           of: .object([
             .required("role", .string(oneOf: ["user", "assistant"])), .required("content", content),
           ]), count: 1...Int.max)),
-      .optional("system", content),
+      .optional("system", .anyOf([.string(), .array(of: text)])),
       .optional(
         "tools",
         .array(
           of: .object([
-            .required("name", .string(length: 1...64)), .optional("description", .string()),
+            .required("name", .string(length: 1...128, pattern: "^[a-zA-Z0-9_-]+$")),
+            .optional("description", .string()),
             .required("input_schema", .map(), "A JSON schema."),
           ]))),
     ]

@@ -4,7 +4,7 @@
 /// `synchronizeFolder`. Everything else may be lost by a crash of the machine, in part and in any order. Every operation
 /// throws `DurabilityError` with the path.
 public protocol FileLayer: Sendable {
-  /// Makes a folder and those above it; one that is there is fine.
+  /// Makes a folder and those above it, durably; one that is there is fine.
   func makeFolder(_ path: String) throws(DurabilityError)
   /// The names in a folder, sorted; nil when there is no such folder.
   func list(_ folder: String) throws(DurabilityError) -> [String]?
@@ -47,8 +47,9 @@ public final class MappedBytes: @unchecked Sendable {
   public let bytes: UnsafeMutableRawBufferPointer
   private let release: @Sendable (UnsafeMutableRawBufferPointer) -> Void
 
-  public init(_ bytes: UnsafeMutableRawBufferPointer, release: @escaping @Sendable (UnsafeMutableRawBufferPointer) -> Void)
-  {
+  public init(
+    _ bytes: UnsafeMutableRawBufferPointer, release: @escaping @Sendable (UnsafeMutableRawBufferPointer) -> Void
+  ) {
     self.bytes = bytes
     self.release = release
   }
@@ -66,11 +67,18 @@ extension FileLayer {
     try synchronizeFolder(folder)
   }
 
-  /// Replaces a small file: readers and crashes see the old or the new content.
-  func replace(_ name: String, in folder: String, with bytes: [UInt8]) throws(DurabilityError) {
+  /// Writes a synchronised temporary file and keeps it open.
+  @discardableResult
+  func prepare(_ name: String, in folder: String, with bytes: [UInt8]) throws(DurabilityError) -> any AppendFile {
     let file = try create("\(folder)/\(Self.temporary(name))")
     try file.write(bytes.span.bytes)
     try file.synchronize()
+    return file
+  }
+
+  /// Replaces a small file: readers and crashes see the old or the new content.
+  func replace(_ name: String, in folder: String, with bytes: [UInt8]) throws(DurabilityError) {
+    try prepare(name, in: folder, with: bytes)
     try publish(name, in: folder)
   }
 
@@ -79,7 +87,8 @@ extension FileLayer {
     if try link(path, to: target) { return }
     let (size, file) = (try size(path), try create(target))
     for start in stride(from: 0, to: size, by: 1 << 20) {
-      try file.write(read(path, start..<min(size, start + 1 << 20)).span.bytes)
+      let bytes = try read(path, start..<min(size, start + 1 << 20))
+      try file.write(bytes.span.bytes)
     }
     try file.synchronize()
   }

@@ -47,28 +47,28 @@ final class Monitor<State>: @unchecked Sendable {
 /// Calls `body` every `milliseconds` on a thread of its own until it returns false.
 func repeatInBackground(milliseconds: Int, _ body: @escaping @Sendable () -> Bool) {
   final class Job: Sendable {
-    let milliseconds: Int
-    let body: @Sendable () -> Bool
-    init(_ milliseconds: Int, _ body: @escaping @Sendable () -> Bool) { (self.milliseconds, self.body) = (milliseconds, body) }
-    func run() {
-      repeat {
-        var pause = timespec(tv_sec: milliseconds / 1000, tv_nsec: milliseconds % 1000 * 1_000_000)
-        while nanosleep(&pause, &pause) != 0 {}
-      } while body()
+    let run: @Sendable () -> Void
+    init(_ run: @escaping @Sendable () -> Void) { self.run = run }
+    static func take(_ pointer: UnsafeMutableRawPointer?) {
+      Unmanaged<Job>.fromOpaque(pointer!).takeRetainedValue().run()
     }
   }
-  let argument = Unmanaged.passRetained(Job(milliseconds, body)).toOpaque()
+  let job = Job {
+    pthread_detach(pthread_self())
+    repeat { usleep(UInt32(milliseconds) * 1000) } while body()
+  }
   #if os(Linux)
     var thread = pthread_t()
-    let code = pthread_create(&thread, nil, { Unmanaged<Job>.fromOpaque($0!).takeRetainedValue().run(); return nil }, argument)
   #else
-    var thread: pthread_t? = nil
-    let code = pthread_create(&thread, nil, { Unmanaged<Job>.fromOpaque($0).takeRetainedValue().run(); return nil }, argument)
+    var thread: pthread_t?
+  #endif
+  let main: @convention(c) (UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? = {
+    Job.take($0); return nil
+  }
+  #if os(Linux)
+    let code = pthread_create(&thread, nil, main, Unmanaged.passRetained(job).toOpaque())
+  #else
+    let code = pthread_create(&thread, nil, { main($0) }, Unmanaged.passRetained(job).toOpaque())
   #endif
   precondition(code == 0, "no thread for the log's interval: \(String(cString: strerror(code)))")
-  #if os(Linux)
-    pthread_detach(thread)
-  #else
-    pthread_detach(thread!)
-  #endif
 }

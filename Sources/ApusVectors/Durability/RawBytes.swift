@@ -24,6 +24,9 @@ extension [UInt8] {
   mutating func appendChecksum(from start: Int = 0) { append(littleEndian: span.bytes.extracting(start...).crc32c()) }
 }
 
+/// Numbers of records and checkpoints lie below: no store gets there, and a damaged number can't overflow.
+let sequenceLimit: UInt64 = 1 << 62
+
 /// Decimal with leading zeros, so that names sort as numbers do.
 func padded(_ number: UInt64) -> String {
   let digits = String(number)
@@ -34,6 +37,6 @@ func padded(_ number: UInt64) -> String {
 func number(in name: String, _ prefix: String, _ suffix: String) -> UInt64? {
   guard name.hasPrefix(prefix), name.hasSuffix(suffix) else { return nil }
   let digits = name.dropFirst(prefix.count).dropLast(suffix.count)
-  guard digits.count == 20, let number = UInt64(digits), digits == padded(number) else { return nil }
+  guard digits.count == 20, let number = UInt64(digits), 1..<sequenceLimit ~= number else { return nil }
   return number
 }

@@ -11,12 +11,15 @@ public struct SystemFileLayer: FileLayer {
   public init() {}
 
   public func makeFolder(_ path: String) throws(DurabilityError) {
-    if mkdir(path, 0o755) == 0 || errno == EEXIST { return }
-    guard errno == ENOENT, let slash = path.lastIndex(of: "/"), slash > path.startIndex else {
-      throw failure("mkdir", path)
+    let parts = path.split(separator: "/").dropLast().joined(separator: "/")
+    let parent = path.hasPrefix("/") ? "/" + parts : parts.isEmpty ? "." : parts
+    if mkdir(path, 0o755) != 0 {
+      if errno == EEXIST { return }
+      guard errno == ENOENT, parent != "." else { throw failure("mkdir", path) }
+      try makeFolder(parent)
+      guard mkdir(path, 0o755) == 0 || errno == EEXIST else { throw failure("mkdir", path) }
     }
-    try makeFolder(String(path[..<slash]))
-    guard mkdir(path, 0o755) == 0 || errno == EEXIST else { throw failure("mkdir", path) }
+    try synchronizeFolder(parent)
   }
 
   public func list(_ folder: String) throws(DurabilityError) -> [String]? {
@@ -74,7 +77,9 @@ public struct SystemFileLayer: FileLayer {
   public func create(_ path: String) throws(DurabilityError) -> any AppendFile {
     // A new file, never an old one that is cut: it may have a second name in a snapshot.
     guard unlink(path) == 0 || errno == ENOENT else { throw failure("unlink", path) }
-    return SystemFile(path: path, descriptor: try descriptor(path, O_WRONLY | O_CREAT | O_EXCL | O_APPEND))
+    // Errors call a file by the name that it gets.
+    let name = path.hasSuffix(".tmp") ? String(path.dropLast(4)) : path
+    return SystemFile(path: name, descriptor: try descriptor(path, O_WRONLY | O_CREAT | O_EXCL | O_APPEND))
   }
 
   public func rename(_ path: String, to target: String) throws(DurabilityError) {
@@ -109,7 +114,8 @@ public struct SystemFileLayer: FileLayer {
         advice: "Stop that process, or let it do the work")
     }
     try file.truncate(0)
-    try file.write("\(getpid())".utf8.map(\.self).span.bytes)
+    let holder = Array("\(getpid())".utf8)
+    try file.write(holder.span.bytes)
     return file
   }
 
@@ -143,12 +149,10 @@ private final class SystemFile: AppendFile {
   }
 
   func reserve(_ length: Int) throws(DurabilityError) {
-    #if os(Linux)
-      while fallocate(descriptor, FALLOC_FL_KEEP_SIZE, 0, off_t(length)) != 0 {
-        if [EOPNOTSUPP, ENOSYS].contains(errno) { return }
-        guard errno == EINTR else { throw failure("fallocate of \(length) bytes", path) }
-      }
-    #endif
+    while let allocate, allocate(descriptor, keepSize, 0, off_t(length)) != 0 {
+      if [EOPNOTSUPP, ENOSYS].contains(errno) { return }
+      guard errno == EINTR else { throw failure("fallocate of \(length) bytes", path) }
+    }
   }
 
   func truncate(_ length: Int) throws(DurabilityError) {
@@ -180,6 +184,13 @@ private func failure(_ action: String, _ path: String, _ code: Int32 = errno) ->
 private func endOfFile(_ path: String, _ end: Int, _ expected: Int) -> DurabilityError {
   DurabilityError(.damaged, path, "length", seen: "\(end) bytes", expected: "at least \(expected)")
 }
+
+/// `fallocate` of Linux, which Swift's module of the C library leaves out, and its flag to leave the file's length alone.
+private let allocate: (@convention(c) (Int32, Int32, off_t, off_t) -> Int32)? = dlsym(
+  dlopen(nil, RTLD_NOW), "fallocate"
+)
+.map { unsafeBitCast($0, to: (@convention(c) (Int32, Int32, off_t, off_t) -> Int32).self) }
+private let keepSize: Int32 = 1
 
 // The functions of the C library, out of the way of methods called the same.
 private func systemRename(_ path: String, _ target: String) -> Int32 { rename(path, target) }

@@ -9,8 +9,9 @@ final class Generation: Sendable {
   let slab: Slab
   /// `[padded]` f32 a slot.
   let floats: ChunkedRows
-  /// `CodeLayout` rows, with quantizer sq8.
+  /// With a quantizer: rows of `CodeLayout` (sq8) or `BitLayout` (rabitq).
   let codes: ChunkedRows?
+  let bits: BitEncoding?
   let ids: Column<UInt64>
   let paths: Column<UInt64>
   /// List of the tenants that were granted a slot.
@@ -21,7 +22,8 @@ final class Generation: Sendable {
   let groups: PublishedReader<UInt32>
 
   init(
-    encoding: VectorEncoding, tree: ClusterTree, slab: Slab, floats: ChunkedRows, codes: ChunkedRows?,
+    encoding: VectorEncoding, quantizer: VectorQuantizer, tree: ClusterTree, slab: Slab, floats: ChunkedRows,
+    codes: ChunkedRows?,
     ids: Column<UInt64>, paths: Column<UInt64>, access: PublishedReader<UInt32>, roots: PublishedReader<UInt64>,
     groups: PublishedReader<UInt32>
   ) {
@@ -30,6 +32,7 @@ final class Generation: Sendable {
     self.slab = slab
     self.floats = floats
     self.codes = codes
+    bits = quantizer == .rabitq ? BitEncoding(encoding: encoding, tree: tree) : nil
     self.ids = ids
     self.paths = paths
     self.access = access

@@ -14,7 +14,7 @@ final class GenerationWriter: @unchecked Sendable {
   private(set) var access = PublishedColumn<UInt32>()
   private var roots = PublishedColumn<UInt64>()
   private(set) var groups = PublishedColumn<UInt32>()
-  /// The tenant that owns a slot.
+  /// The tenant that owns a slot; `.max` for none.
   let owners: Column<UInt32>
   /// Slots given out so far, the dead ones included: slots are used again only by the next generation.
   private(set) var slotCount: UInt32 = 0
@@ -29,13 +29,12 @@ final class GenerationWriter: @unchecked Sendable {
     let encoding = VectorEncoding(dim: config.dim, metric: config.metric)
     let slab = Slab()
     let floats = ChunkedRows(rowBytes: encoding.floatRowBytes, shift: Self.shift(encoding.floatRowBytes))
-    let codes =
-      config.quantizer == .sq8
-      ? ChunkedRows(rowBytes: encoding.codeRowBytes, shift: Self.shift(encoding.codeRowBytes)) : nil
+    let codes = encoding.rowBytes(of: config.quantizer).map { ChunkedRows(rowBytes: $0, shift: Self.shift($0)) }
     owners = Column()
     idTable = IDTable(expecting: count)
     generation = Generation(
-      encoding: encoding, tree: tree, slab: slab, floats: floats, codes: codes, ids: Column(), paths: Column(),
+      encoding: encoding, quantizer: config.quantizer, tree: tree, slab: slab, floats: floats, codes: codes,
+      ids: Column(), paths: Column(),
       access: access.reader, roots: roots.reader, groups: groups.reader)
     forest = TenantForest(tree: tree, slab: slab, capacity: config.bufferCapacity)
   }
@@ -50,7 +49,8 @@ final class GenerationWriter: @unchecked Sendable {
     self.grantCount = grantCount
     owners = parts.owners
     generation = Generation(
-      encoding: encoding, tree: tree, slab: parts.slab, floats: parts.floats, codes: parts.codes, ids: parts.ids,
+      encoding: encoding, quantizer: config.quantizer, tree: tree, slab: parts.slab, floats: parts.floats,
+      codes: parts.codes, ids: parts.ids,
       paths: parts.paths, access: access.reader, roots: roots.reader, groups: groups.reader)
     forest = TenantForest(tree: tree, slab: parts.slab, capacity: config.bufferCapacity)
   }
@@ -110,7 +110,7 @@ final class GenerationWriter: @unchecked Sendable {
   /// The tenants that were granted a slot, ascending.
   func tenants(of slot: UInt32) -> [TenantID] { forest.numbers(access[slot]) }
 
-  func owner(of slot: UInt32) -> TenantID { owners[slot] }
+  func owner(of slot: UInt32) -> TenantID? { owners[slot] == .max ? nil : owners[slot] }
 
   func root(of tenant: TenantID) -> TenantRoot {
     roots.exists(tenant) ? TenantRoot(roots[tenant]) : TenantRoot(root: 0, count: 0)
@@ -127,7 +127,7 @@ final class GenerationWriter: @unchecked Sendable {
 
   /// Stores a new vector, of which nobody can see anything until it is granted. `id` must be new, and the vector is
   /// checked: throws `dimension`, `notFinite`, `zeroVector` and then has changed nothing.
-  func insert(_ id: VectorID, _ vector: UnsafeBufferPointer<Float>, owner: TenantID) throws -> UInt32 {
+  func insert(_ id: VectorID, _ vector: UnsafeBufferPointer<Float>, owner: TenantID?) throws -> UInt32 {
     let slot = slotCount
     guard slot < UInt32.max - 1 else { throw VectorError.full("\(slot) slots; compact it") }
     ensureSlot(slot)
@@ -145,7 +145,7 @@ final class GenerationWriter: @unchecked Sendable {
   }
 
   /// The same with a row that was encoded before, from another generation.
-  private func insert(_ id: VectorID, copying row: UnsafeRawPointer, owner: TenantID) -> UInt32 {
+  private func insert(_ id: VectorID, copying row: UnsafeRawPointer, owner: TenantID?) -> UInt32 {
     let slot = slotCount
     ensureSlot(slot)
     generation.floats.row(slot).copyMemory(from: row, byteCount: generation.encoding.floatRowBytes)
@@ -162,10 +162,10 @@ final class GenerationWriter: @unchecked Sendable {
     access.ensure(slot)
   }
 
-  private func finishInsert(_ id: VectorID, slot: UInt32, owner: TenantID) {
+  private func finishInsert(_ id: VectorID, slot: UInt32, owner: TenantID?) {
     let encoding = generation.encoding
     let floats = generation.floats.row(slot).assumingMemoryBound(to: Float.self)
-    if let codes = generation.codes {
+    if config.quantizer == .sq8, let codes = generation.codes {
       encoding.encodeCodes(floats, to: codes.row(slot))
       generation.paths[slot] = generation.tree.path(codeRow: codes.row(slot), kernels: kernels)
     } else {
@@ -173,9 +173,10 @@ final class GenerationWriter: @unchecked Sendable {
         encoding.encodeCodes(floats, to: $0.baseAddress!)
         generation.paths[slot] = generation.tree.path(codeRow: $0.baseAddress!, kernels: kernels)
       }
+      if let codes = generation.codes { generation.bits?.encode(floats, to: codes.row(slot)) }
     }
     generation.ids[slot] = id
-    owners[slot] = owner
+    owners[slot] = owner ?? .max
     idTable.insert(id, slot: slot, ids: generation.ids)
     slotCount += 1
   }
@@ -331,7 +332,7 @@ final class GenerationWriter: @unchecked Sendable {
     }.sorted { ($0.path, $0.id) < ($1.path, $1.id) }
     var members: [TenantID: [UInt32]] = [:]
     for (_, id, slot) in order {
-      let new = next.insert(id, copying: generation.floats.row(slot), owner: owners[slot])
+      let new = next.insert(id, copying: generation.floats.row(slot), owner: owner(of: slot))
       let tenants = forest.numbers(access[slot])
       next.access[new] = next.forest.makeList(tenants)
       next.grantCount += tenants.count

@@ -11,6 +11,15 @@ struct VectorEncoding: Sendable {
   var floatRowBytes: Int { padded * 4 }
   var codeRowBytes: Int { CodeLayout.bytes(dim: dim) }
 
+  /// Bytes of what a quantizer keeps of a vector; nil for nothing.
+  func rowBytes(of quantizer: VectorQuantizer) -> Int? {
+    switch quantizer {
+    case .none: nil
+    case .sq8: codeRowBytes
+    case .rabitq: BitLayout.bytes(dim: dim)
+    }
+  }
+
   /// Writes the row of `vector` to `row` (`[padded]` f32). Throws `dimension`, `notFinite` or `zeroVector`.
   func encode(_ vector: UnsafeBufferPointer<Float>, to row: UnsafeMutablePointer<Float>) throws {
     guard vector.count == dim else { throw VectorError.dimension(seen: vector.count, expected: dim) }

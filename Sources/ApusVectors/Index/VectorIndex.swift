@@ -63,19 +63,22 @@ public final class VectorIndex: Sendable {
   // MARK: reading
 
   /// The vectors of `tenant`, and of the groups that it is in, that are nearest to `query` (`[dim]`): min(k, as many as
-  /// it has), nearest first, equals by id. An unknown tenant has none.
+  /// it has), nearest first, equals by id. An unknown tenant has none. `filter` and `among` narrow that further.
   ///
   /// Throws `VectorError.dimension`, `.notFinite`, `.zeroVector`, `.parameter`.
   public func search(
-    _ query: [Float], as tenant: TenantID, filter: AccessFilter? = nil, options: SearchOptions = SearchOptions()
+    _ query: [Float], as tenant: TenantID, filter: AccessFilter? = nil, among: VectorIDSet? = nil,
+    options: SearchOptions = SearchOptions()
   ) throws -> SearchResult {
-    try query.withUnsafeBufferPointer { try search($0, as: [tenant], filter: filter, options: options) }
+    try query.withUnsafeBufferPointer {
+      try search($0, as: [tenant], filter: filter, among: among, options: options)
+    }
   }
 
   /// The same for the union of what several tenants have.
   public func search(
     _ query: UnsafeBufferPointer<Float>, as tenants: [TenantID], filter: AccessFilter? = nil,
-    options: SearchOptions = SearchOptions()
+    among: VectorIDSet? = nil, options: SearchOptions = SearchOptions()
   ) throws -> SearchResult {
     try options.validate()
     if let depth = filter?.depth, depth > AccessFilter.maximumDepth {
@@ -86,7 +89,7 @@ public final class VectorIndex: Sendable {
       try search.prepare(query, encoding: generation.encoding)
       while true {
         let view = RightsView(tenants, in: generation)
-        if let result = try run(search, view, filter, generation, options) { return result }
+        if let result = try run(search, view, filter, among, generation, options) { return result }
       }
     }
   }
@@ -94,6 +97,36 @@ public final class VectorIndex: Sendable {
   /// Whether `tenant` itself was granted `id` at this moment. Takes the writer's lock.
   public func isGranted(_ id: VectorID, to tenant: TenantID) -> Bool {
     writer.withLock { state in state.writer.slot(of: id).map { state.writer.tenants(of: $0).contains(tenant) } ?? false
+    }
+  }
+
+  /// The ids that `tenant` may see, its groups' included, and that pass `filter`, ascending. O(n log n).
+  public func ids(of tenant: TenantID, filter: AccessFilter? = nil) -> [VectorID] {
+    read { generation, _ in
+      let view = RightsView([tenant], in: generation)
+      let forest = TenantForest(tree: generation.tree, slab: generation.slab, capacity: config.bufferCapacity)
+      var ids: Set<VectorID> = []
+      for root in view.roots {
+        forest.forEachList(root) { slots in
+          for slot in slots where filter == nil || view.covers(slot, filter: filter, in: generation) {
+            ids.insert(generation.ids[slot])
+          }
+        }
+      }
+      return ids.sorted()
+    }
+  }
+
+  /// The stored vector (under cosine: scaled to length 1), or nil when there is none that `tenant` may see. Takes the
+  /// writer's lock.
+  public func vector(_ id: VectorID, as tenant: TenantID) -> [Float]? {
+    writer.withLock { state in
+      let generation = state.writer.generation
+      guard let slot = state.writer.slot(of: id),
+        RightsView([tenant], in: generation).covers(slot, filter: nil, in: generation)
+      else { return nil }
+      let row = generation.floats.row(slot).assumingMemoryBound(to: Float.self)
+      return Array(UnsafeBufferPointer(start: row, count: config.dim))
     }
   }
 
@@ -113,12 +146,12 @@ public final class VectorIndex: Sendable {
 
   /// One attempt; nil when rights changed while it ran and a result was not covered any more.
   private func run(
-    _ search: TreeSearch, _ view: RightsView, _ filter: AccessFilter?, _ generation: Generation,
-    _ options: SearchOptions
+    _ search: TreeSearch, _ view: RightsView, _ filter: AccessFilter?, _ among: VectorIDSet?,
+    _ generation: Generation, _ options: SearchOptions
   ) throws -> SearchResult? {
-    search.search(view, filter: filter, in: generation, options: options, capacity: config.bufferCapacity) { size in
-      options.patience ?? patience.withLock { $0.patience(size: size) }
-    }
+    search.search(
+      view, filter: filter, among: among, in: generation, options: options, capacity: config.bufferCapacity
+    ) { size in options.patience ?? patience.withLock { $0.patience(size: size) } }
     var neighbours: [Neighbour] = []
     neighbours.reserveCapacity(search.best.entries.count)
     for entry in search.best.entries {
@@ -143,7 +176,7 @@ public final class VectorIndex: Sendable {
   /// Makes changes that readers see together when `body` returns, each tenant's at one moment. What `body` did before it
   /// threw stays.
   @discardableResult
-  public func write<R>(_ body: (borrowing VectorWriter) throws -> R) rethrows -> R {
+  public func write<R>(_ body: (VectorWriter) throws -> R) rethrows -> R {
     try writer.withLock { state in
       defer {
         state.writer.publish(epochs)
@@ -294,4 +327,30 @@ public struct VectorStats: Sendable, Codable, Equatable {
   public var tenants: Int
   public var grants: Int
   public var clusters: Int
+}
+
+// MARK: - For benchmarks
+
+extension VectorIndex {
+  /// At most `count` ids, any as likely as another.
+  package func someIDs(_ count: Int, using random: inout some RandomNumberGenerator) -> [VectorID] {
+    let all = writer.withLock { state in
+      (0..<state.writer.slotCount).filter { state.writer.isAlive($0) }.map { state.writer.generation.ids[$0] }
+    }
+    return Array(all.shuffled(using: &random).prefix(count))
+  }
+
+  /// At most `count` tenants, any as likely as another.
+  package func someTenants(_ count: Int, using random: inout some RandomNumberGenerator) -> [TenantID] {
+    Array(writer.withLock { Array($0.writer.tenants) }.shuffled(using: &random).prefix(count))
+  }
+
+  /// The stored vector, whoever may see it; zeros for an unknown id.
+  package func anyVector(_ id: VectorID) -> [Float] {
+    writer.withLock { state in
+      guard let slot = state.writer.slot(of: id) else { return [Float](repeating: 0, count: config.dim) }
+      let row = state.writer.generation.floats.row(slot).assumingMemoryBound(to: Float.self)
+      return Array(UnsafeBufferPointer(start: row, count: config.dim))
+    }
+  }
 }

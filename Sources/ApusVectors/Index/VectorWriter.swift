@@ -1,5 +1,5 @@
-/// Changes to an index inside `VectorIndex.write`, by the vectors' ids.
-public struct VectorWriter: ~Copyable {
+/// Changes to an index, by the vectors' ids; of use only inside `VectorIndex.write`.
+public struct VectorWriter {
   private let writer: GenerationWriter
 
   init(_ writer: GenerationWriter) { self.writer = writer }
@@ -11,17 +11,20 @@ public struct VectorWriter: ~Copyable {
 
   public func contains(_ id: VectorID) -> Bool { writer.slot(of: id) != nil }
 
-  /// Stores `vector` (`[dim]`), granted to `owner` and `shareWith`. An id that is there gets the new vector and keeps its
-  /// owner and its grants, to which `shareWith` is added. Returns true when the id was new.
+  /// Stores `vector` (`[dim]`), granted to `owner` (if any) and `shareWith`. An id that is there gets the new vector and
+  /// keeps its owner and its grants, to which `shareWith` is added. Returns true when the id was new.
   ///
-  /// Throws `dimension`, `notFinite`, `zeroVector`, and then has changed nothing.
+  /// Throws `dimension`, `notFinite`, `zeroVector`, `parameter` (a tenant number out of range), and then has changed
+  /// nothing.
   @discardableResult
   public func upsert(
-    _ id: VectorID, _ vector: UnsafeBufferPointer<Float>, owner: TenantID, shareWith: some Sequence<TenantID>
+    _ id: VectorID, _ vector: UnsafeBufferPointer<Float>, owner: TenantID?, shareWith: some Sequence<TenantID>
   ) throws -> Bool {
+    try owner.map(Self.check)
+    for tenant in shareWith { try Self.check(tenant) }
     guard let old = writer.slot(of: id) else {
       let slot = try writer.insert(id, vector, owner: owner)
-      _ = writer.grant(slot, to: owner)
+      if let owner { _ = writer.grant(slot, to: owner) }
       for tenant in shareWith { _ = writer.grant(slot, to: tenant) }
       return true
     }
@@ -35,13 +38,23 @@ public struct VectorWriter: ~Copyable {
   }
 
   @discardableResult
-  public func upsert(_ id: VectorID, _ vector: [Float], owner: TenantID, shareWith: [TenantID] = []) throws -> Bool {
+  public func upsert(_ id: VectorID, _ vector: [Float], owner: TenantID?, shareWith: [TenantID] = []) throws -> Bool {
     try vector.withUnsafeBufferPointer { try upsert(id, $0, owner: owner, shareWith: shareWith) }
   }
 
   /// False when the tenant had it. Throws `unknownVector`.
   @discardableResult
-  public func grant(_ id: VectorID, to tenant: TenantID) throws -> Bool { writer.grant(try slot(id), to: tenant) }
+  public func grant(_ id: VectorID, to tenant: TenantID) throws -> Bool {
+    try Self.check(tenant)
+    return writer.grant(try slot(id), to: tenant)
+  }
+
+  /// The greatest number stands for nobody.
+  static func check(_ tenant: TenantID) throws {
+    guard tenant != .max else {
+      throw VectorError.parameter("tenant", seen: "\(tenant)", expected: "0…\(TenantID.max - 1)")
+    }
+  }
 
   /// False when the tenant did not have it. Throws `unknownVector`.
   @discardableResult
@@ -62,5 +75,5 @@ public struct VectorWriter: ~Copyable {
   /// Who was granted a vector, ascending. Throws `unknownVector`.
   public func tenants(of id: VectorID) throws -> [TenantID] { writer.tenants(of: try slot(id)) }
 
-  public func owner(of id: VectorID) throws -> TenantID { writer.owner(of: try slot(id)) }
+  public func owner(of id: VectorID) throws -> TenantID? { writer.owner(of: try slot(id)) }
 }

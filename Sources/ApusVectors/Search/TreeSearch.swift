@@ -10,13 +10,23 @@ final class TreeSearch {
   private var codeRow: [UInt8] = []
   private var codeSum: Int32 = 0
   private var codeScale: Float = 0
+  /// The query's rotated codes, with quantizer rabitq.
+  private var bitCodes: [Int8] = []
+  private var candidates: [UInt64] = []
   private var scores: [Float] = []
   private var numbers: [UInt32] = []
+  /// The ids that the search is limited to, and of a list the slots that pass.
+  private var among: VectorIDSet?
+  private var passing: [UInt32] = []
   /// Of a filter's tree.
   private lazy var filtered = Slab()
   private var frontier = LeastFirstHeap()
+  /// Nodes by the order in which they were found, which settles equal scores: where a node lies in memory must not.
+  private var found: [UInt32] = []
   private(set) var best = LeastHeap()
   private(set) var scanned = 0
+  /// Of those, with quantizer rabitq, the ones that were compared in f32.
+  private(set) var compared = 0
   private(set) var scoredNodes = 0
   private(set) var lists = 0
 
@@ -41,15 +51,20 @@ final class TreeSearch {
     }
   }
 
-  /// Fills `best` with the nearest of what `view` shows and `filter` lets through, as (raw distance, slot).
+  /// Up to so many ids of a set are all compared: walking the trees for them costs less than missing them.
+  private static let smallSet = 4096
+
+  /// Fills `best` with the nearest of what `view` shows and `filter` and `among` let through, as (raw distance, slot).
   func search(
-    _ view: RightsView, filter: AccessFilter?, in generation: Generation, options: SearchOptions, capacity: Int,
-    patience: (Int) -> Int
+    _ view: RightsView, filter: AccessFilter?, among: VectorIDSet?, in generation: Generation, options: SearchOptions,
+    capacity: Int, patience: (Int) -> Int
   ) {
+    self.among = among
+    defer { self.among = nil }
     guard let filter else {
       search(
         view.roots, total: view.count, slab: generation.slab, in: generation, options: options,
-        patience: patience(view.count))
+        patience: patience(among?.bound(view.count) ?? view.count))
       return
     }
     filtered.reset()
@@ -57,21 +72,28 @@ final class TreeSearch {
     var tree = FilteredTree(bounded, tenants: view.tenants, in: generation, capacity: capacity, slab: filtered)
     let root = tree.build(roots: view.allRoots)
     search(
-      [root], total: tree.count, slab: filtered, in: generation, options: options, patience: patience(tree.count))
+      [root], total: tree.count, slab: filtered, in: generation, options: options,
+      patience: patience(among?.bound(tree.count) ?? tree.count))
   }
 
   /// The trees at `roots` lie in `slab`; two may share vectors.
   private func search(
     _ roots: [UInt32], total: Int, slab: Slab, in generation: Generation, options: SearchOptions, patience: Int
   ) {
-    (scanned, scoredNodes, lists) = (0, 0, 0)
+    (scanned, compared, scoredNodes, lists) = (0, 0, 0, 0)
     let shared = roots.count > 1
-    if options.exact || total <= max(options.exactThreshold, options.k) {
+    let total = among?.bound(total) ?? total
+    if options.exact || total <= max(options.exactThreshold, options.k, among == nil ? 0 : Self.smallSet) {
       best.reset(capacity: options.k)
       for root in roots { scanAll(root, slab: slab, in: generation, shared: shared) }
       return
     }
-    if let codes = generation.codes {
+    if let codes = generation.codes, let bits = generation.bits {
+      best.reset(capacity: options.k)
+      scanBits(codes, bits, in: generation) { scan in
+        run(roots, slab: slab, in: generation, options: options, patience: patience) { scan($0, shared) }
+      }
+    } else if let codes = generation.codes {
       best.reset(capacity: options.k * options.rerankFactor)
       run(roots, slab: slab, in: generation, options: options, patience: patience) { [self] list in
         scanCodes(list, codes: codes, generation: generation, shared: shared)
@@ -87,22 +109,24 @@ final class TreeSearch {
 
   // MARK: walking
 
-  /// Best-first; `scan` says whether a list improved the best.
+  /// Best-first; `scan` says whether a list improved the best, nil for one of which nothing was looked at.
   private func run(
     _ roots: [UInt32], slab: Slab, in generation: Generation, options: SearchOptions, patience: Int,
-    _ scan: (IDBlock) -> Bool
+    _ scan: (IDBlock) -> Bool?
   ) {
     frontier.removeAll()
-    for root in roots where root != 0 { frontier.push(ScoredNumber.pack(-.infinity, root)) }
+    found.removeAll(keepingCapacity: true)
+    for root in roots where root != 0 { discover(root, score: -.infinity) }
     var misses = 0
     while let node = frontier.pop() {
-      let handle = ScoredNumber.number(node)
+      let handle = found[Int(ScoredNumber.number(node))]
       if handle & InnerBlock.tag != 0 {
-        expand(InnerBlock(slab.address(handle)), in: generation, options: options) { frontier.push($0) }
+        expand(InnerBlock(slab.address(handle)), in: generation, options: options)
         continue
       }
       lists += 1
-      if scan(IDBlock(slab.address(handle))) {
+      guard let improved = scan(IDBlock(slab.address(handle))) else { continue }
+      if improved {
         misses = 0
       } else {
         misses += 1
@@ -113,7 +137,7 @@ final class TreeSearch {
 
   /// Scores the children that the node has.
   @inline(__always) private func expand(
-    _ node: InnerBlock, in generation: Generation, options: SearchOptions, _ emit: (UInt64) -> Void
+    _ node: InnerBlock, in generation: Generation, options: SearchOptions
   ) {
     let tree = generation.tree
     let first = tree.firstChild[Int(node.cluster)]
@@ -130,8 +154,13 @@ final class TreeSearch {
     for i in 0..<count {
       var score = scores[i]
       if options.varianceBoost != 0 { score -= options.varianceBoost * tree.meanSquare[Int(numbers[i])] }
-      emit(ScoredNumber.pack(score, children[i]))
+      discover(children[i], score: score)
     }
+  }
+
+  @inline(__always) private func discover(_ handle: UInt32, score: Float) {
+    frontier.push(ScoredNumber.pack(score, UInt32(found.count)))
+    found.append(handle)
   }
 
   // MARK: scanning
@@ -176,18 +205,70 @@ final class TreeSearch {
     return improved
   }
 
-  private func scanCodes(_ list: IDBlock, codes: ChunkedRows, generation: Generation, shared: Bool) -> Bool {
-    let (numbers, count) = (list.numbers, list.count)
-    if count > scores.count { scores = Array(repeating: 0, count: count) }
-    scoreCodes(numbers, count: count, rows: codes.view, metric: generation.encoding.metric)
-    return offer(numbers, count: count, shared: shared)
+  /// Calls `body` with the list's slots that pass `among`; nil when there are none.
+  @inline(__always) private func withPassing(
+    _ list: IDBlock, in generation: Generation, _ body: (UnsafePointer<UInt32>, Int) -> Bool
+  ) -> Bool? {
+    if list.count > scores.count { scores = Array(repeating: 0, count: list.count) }
+    guard let among else { return body(list.numbers, list.count) }
+    passing.removeAll(keepingCapacity: true)
+    for slot in list.buffer where among.contains(generation.ids[slot]) { passing.append(slot) }
+    return passing.isEmpty ? nil : passing.withUnsafeBufferPointer { body($0.baseAddress!, $0.count) }
   }
 
-  private func scanFloats(_ list: IDBlock, generation: Generation, shared: Bool) -> Bool {
-    let (numbers, count) = (list.numbers, list.count)
-    if count > scores.count { scores = Array(repeating: 0, count: count) }
-    scoreFloats(numbers, count: count, generation: generation)
-    return offer(numbers, count: count, shared: shared)
+  private func scanCodes(_ list: IDBlock, codes: ChunkedRows, generation: Generation, shared: Bool) -> Bool? {
+    withPassing(list, in: generation) { numbers, count in
+      scoreCodes(numbers, count: count, rows: codes.view, metric: generation.encoding.metric)
+      return offer(numbers, count: count, shared: shared)
+    }
+  }
+
+  /// Calls `body` with what scans a list: bounds from the bits first, then those that the bounds cannot rule out in f32,
+  /// the most promising first, because each may rule out others.
+  private func scanBits(
+    _ rows: ChunkedRows, _ bits: BitEncoding, in generation: Generation, _ body: ((IDBlock, Bool) -> Bool?) -> Void
+  ) {
+    if bitCodes.count != bits.bits { bitCodes = Array(repeating: 0, count: bits.bits) }
+    bitCodes.withUnsafeMutableBufferPointer { codes in
+      let query = floats.withUnsafeBufferPointer { bits.encodeQuery($0.baseAddress!, codes: codes.baseAddress!) }
+      body { [self] list, shared in
+        withPassing(list, in: generation) { numbers, count in
+          scores.withUnsafeMutableBufferPointer { kernels.bitBounds(query, rows.view, numbers, count, $0.baseAddress!) }
+          candidates.removeAll(keepingCapacity: true)
+          for i in 0..<count {
+            let entry = ScoredNumber.pack(scores[i], numbers[i])
+            if entry < best.bound { candidates.append(entry) }
+          }
+          scanned += count
+          return compareCandidates(generation, shared: shared)
+        }
+      }
+    }
+  }
+
+  private static let comparedTogether = 8
+
+  /// Offers the candidates whose bound is still good enough, in ascending order; says whether one improved the best.
+  private func compareCandidates(_ generation: Generation, shared: Bool) -> Bool {
+    var improved = !best.isFull
+    if candidates.count > Self.comparedTogether { candidates.sort() }
+    var next = 0
+    while next < candidates.count, candidates[next] < best.bound {
+      let count = min(Self.comparedTogether, candidates.count - next)
+      for i in 0..<count { numbers[i] = ScoredNumber.number(candidates[next + i]) }
+      numbers.withUnsafeBufferPointer { scoreFloats($0.baseAddress!, count: count, generation: generation) }
+      for i in 0..<count where best.offer(ScoredNumber.pack(scores[i], numbers[i]), unique: shared) { improved = true }
+      compared += count
+      next += count
+    }
+    return improved
+  }
+
+  private func scanFloats(_ list: IDBlock, generation: Generation, shared: Bool) -> Bool? {
+    withPassing(list, in: generation) { numbers, count in
+      scoreFloats(numbers, count: count, generation: generation)
+      return offer(numbers, count: count, shared: shared)
+    }
   }
 
   private func scanAll(_ root: UInt32, slab: Slab, in generation: Generation, shared: Bool) {

@@ -85,10 +85,9 @@ extension GenerationWriter {
     let count = Int(slotCount)
     // Codes are read in every query: a copy in large pages is worth its milliseconds.
     var codes: ChunkedRows?
-    if config.quantizer == .sq8 {
-      let bytes = try checked(.codes, encoding.codeRowBytes)
-      codes = ChunkedRows(
-        rowBytes: encoding.codeRowBytes, shift: shift(encoding.codeRowBytes), copying: bytes, count: count)
+    if let rowBytes = encoding.rowBytes(of: config.quantizer) {
+      let bytes = try checked(.codes, rowBytes)
+      codes = ChunkedRows(rowBytes: rowBytes, shift: shift(rowBytes), copying: bytes, count: count)
     }
     let slabBytes = try section(.slab)
     let parts = ImageParts(

@@ -2,7 +2,7 @@
 /// bit, on every machine: nothing depends on a clock, on chance or on the order of a hash table.
 public enum Mutation: Sendable, Equatable {
   /// `VectorWriter.upsert`.
-  case upsert(id: VectorID, vector: [Float], owner: TenantID, shareWith: [TenantID])
+  case upsert(id: VectorID, vector: [Float], owner: TenantID?, shareWith: [TenantID])
   case delete(id: VectorID)
   case grant(id: VectorID, tenant: TenantID)
   case revoke(id: VectorID, tenant: TenantID)
@@ -40,7 +40,7 @@ public enum Mutation: Sendable, Equatable {
     case .upsert(let id, let vector, let owner, let shareWith):
       out.reserveCapacity(20 + vector.count * 4 + shareWith.count * 4)
       out.append(littleEndian: id)
-      out.append(littleEndian: owner)
+      out.append(littleEndian: owner ?? .max)
       out.append(littleEndian: UInt32(vector.count))
       out.append(littleEndian: UInt32(shareWith.count))
       for x in vector { out.append(littleEndian: x.bitPattern) }
@@ -74,7 +74,7 @@ public enum Mutation: Sendable, Equatable {
       let (id, owner) = (try reader.next(UInt64.self), try reader.next(UInt32.self))
       let (dim, shared) = (try reader.next(UInt32.self), try reader.next(UInt32.self))
       let vector = try list(&reader, dim).map { Float(bitPattern: $0) }
-      self = .upsert(id: id, vector: vector, owner: owner, shareWith: try list(&reader, shared))
+      self = .upsert(id: id, vector: vector, owner: owner == .max ? nil : owner, shareWith: try list(&reader, shared))
     case 2: self = .delete(id: try reader.next(UInt64.self))
     case 3: self = .grant(id: try reader.next(UInt64.self), tenant: try reader.next(UInt32.self))
     case 4: self = .revoke(id: try reader.next(UInt64.self), tenant: try reader.next(UInt32.self))

@@ -3,8 +3,12 @@ extension VectorIndex {
   /// `zeroVector`, `corrupt` (a tree that is none). Nothing has changed afterwards.
   func check(_ mutation: Mutation) throws {
     switch mutation {
-    case .upsert(_, let vector, _, _): try check(vector)
+    case .upsert(_, let vector, let owner, let shareWith):
+      try check(vector)
+      try owner.map(VectorWriter.check)
+      for tenant in shareWith { try VectorWriter.check(tenant) }
     case .delete(let id), .grant(let id, _), .revoke(let id, _):
+      if case .grant(_, let tenant) = mutation { try VectorWriter.check(tenant) }
       guard write({ $0.contains(id) }) else { throw VectorError.unknownVector(id) }
     case .adoptTree(let bytes):
       let tree = try bytes.withUnsafeBytes { try ClusterTree(decoding: $0) }
@@ -50,7 +54,7 @@ extension VectorIndex {
     return changed
   }
 
-  private static func apply(_ mutation: Mutation, _ writer: borrowing VectorWriter) -> Bool {
+  private static func apply(_ mutation: Mutation, _ writer: VectorWriter) -> Bool {
     do {
       switch mutation {
       case .upsert(let id, let vector, let owner, let shareWith):

@@ -611,3 +611,41 @@ CSIMD_INLINE uint32_t csimd_crc32c_8(uint32_t crc, uint64_t bytes) {
   return crc;
 }
 #endif
+
+// The sum of the signed bytes at `q` (`n` of them, a multiple of 64) whose bit is set in `bits`.
+CSIMD_INLINE int32_t csimd_sum_where_set(const void *bits, const void *q, long n) {
+  const uint8_t *b = (const uint8_t *)bits;
+  const int8_t *v = (const int8_t *)q;
+#if CSIMD_LEVEL == 4
+  __m512i s = _mm512_setzero_si512();
+  const __m512i ones = _mm512_set1_epi8(1);
+  for (long i = 0; i < n; i += 64) {
+    uint64_t mask;
+    __builtin_memcpy(&mask, b + i / 8, 8);
+    s = _mm512_dpbusd_epi32(s, ones, _mm512_maskz_loadu_epi8(mask, v + i));
+  }
+  return _mm512_reduce_add_epi32(s);
+#elif CSIMD_LEVEL == 3
+  // Each byte of the bits stands before eight lanes, of which each looks at its own bit.
+  const __m256i spread = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3,
+                                          3, 3, 3, 3, 3);
+  const __m256i own = _mm256_set1_epi64x((long long)0x8040201008040201ull);
+  const __m256i ones8 = _mm256_set1_epi8(1), ones16 = _mm256_set1_epi16(1);
+  __m256i s = _mm256_setzero_si256();
+  for (long i = 0; i < n; i += 32) {
+    int32_t word;
+    __builtin_memcpy(&word, b + i / 8, 4);
+    const __m256i lanes = _mm256_shuffle_epi8(_mm256_set1_epi32(word), spread);
+    const __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(lanes, own), own);
+    const __m256i kept = _mm256_and_si256(set, _mm256_loadu_si256((const __m256i *)(v + i)));
+    s = _mm256_add_epi32(s, _mm256_madd_epi16(_mm256_maddubs_epi16(ones8, kept), ones16));
+  }
+  __m128i r = _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
+  r = _mm_add_epi32(r, _mm_shuffle_epi32(r, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(r, _mm_shuffle_epi32(r, 0xb1)));
+#else
+  int32_t s = 0;
+  for (long i = 0; i < n; i++) s += (b[i / 8] >> (i % 8) & 1) ? v[i] : 0;
+  return s;
+#endif
+}

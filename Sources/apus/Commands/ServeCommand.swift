@@ -99,15 +99,10 @@ struct ServeCommand: ParsableCommand {
   var json = false
 
   func validate() throws {
-    if let port, !(0...65535).contains(port) { throw ValidationError("--port is \(port), expected 0 to 65535.") }
-    let atLeastOne = [
-      ("--kv-pool", kvPool), ("--max-running", maxRunning), ("--max-queue", maxQueue), ("--body-limit", bodyLimit),
-    ]
-    for case (let name, let value?) in atLeastOne where value < 1 {
-      throw ValidationError("\(name) is \(value), expected at least 1.")
-    }
-    if let idleUnload, idleUnload <= 0 {
-      throw ValidationError("--idle-unload is \(idleUnload), expected more than 0.")
+    if let problem = given.problem {
+      // Options have the names of the file's settings.
+      let option = "--" + problem.path.replacing(".", with: "-")
+      throw ValidationError("\(option) is \(problem.seen), expected \(problem.expected).")
     }
     guard (tlsCertificate == nil) == (tlsKey == nil) else {
       throw ValidationError("--tls-certificate and --tls-key go together.")
@@ -155,10 +150,16 @@ struct ServeCommand: ParsableCommand {
           changed: changes.reloadable, unchangeable: changes.fixed)
       }
     }
-    let loaded = try (settings.models ?? [Catalogue.defaultModel]).map { name in
+    var loaded: [LoadedModel] = []
+    var files: [ModelDescription] = []
+    for name in settings.models ?? [Catalogue.defaultModel] {
       var model = ModelOptions()
       model.name = name
-      return try model.load().model
+      let location = try model.locate()
+      loaded.append(try location.load())
+      var description = try ModelStore().describe(location)
+      description.name = loaded.last?.name ?? name
+      files.append(description)
     }
     if let twice = Dictionary(grouping: loaded, by: \.name).first(where: { $0.value.count > 1 }) {
       throw ValidationError("--model \(twice.key) is given twice.")
@@ -177,12 +178,12 @@ struct ServeCommand: ParsableCommand {
       ?? "\(settings.tlsKey == nil ? "http" : "https")://\(options.host)"
     let (json, isSocket, logFormat) = (json, settings.unixSocket != nil, settings.logFormat ?? .text)
     let logger = Logger.apus(logFormat, level: settings.logLevel ?? (json ? .warning : .info))
-    try waitFor { [options, encoderOptions] in
+    try waitFor { [options, encoderOptions, files] in
       var encoding: [any EmbeddingEngine] = []
       for model in encoders { encoding.append(try await EncoderEngine(model, encoderOptions)) }
       // Without a time to unload it there is no reason to let the first request wait.
       if idleAfter == nil { for engine in engines { try await engine.warmUp() } }
-      try await Server(engines, encoders: encoding, options, logger: logger).run { port in
+      try await Server(engines, encoders: encoding, files: files, options, logger: logger).run { port in
         let url = isSocket ? address : "\(address):\(port)"
         if json {
           try? JSONOutput.print(["model": names, "url": url + "/v1"])

@@ -4,9 +4,21 @@ import ApusText
 import HTTPTypes
 import Hummingbird
 
-/// Turns every error, also Hummingbird's own, into the shape that clients read.
+/// How a dialect writes errors.
+protocol ErrorDialect: Sendable {
+  /// Every route of the dialect is this path or below it.
+  static var prefix: String { get }
+  /// `requestID` names the request in the server's logs.
+  static func response(_ error: OpenAIError, requestID: String) throws -> Response
+}
+
+/// Turns every error, also Hummingbird's own and those of routes that do not exist, into the shape that the clients of the
+/// route's dialect read.
 struct ErrorMiddleware<Context: RequestContext>: RouterMiddleware {
   let bodyLimit: Int
+
+  /// All other routes speak OpenAI's.
+  private static var dialects: [any ErrorDialect.Type] { [AnthropicErrors.self, OllamaErrors.self] }
 
   func handle(_ request: Request, context: Context, next: (Request, Context) async throws -> Response) async throws
     -> Response
@@ -16,9 +28,16 @@ struct ErrorMiddleware<Context: RequestContext>: RouterMiddleware {
     } catch is CancellationError {
       throw CancellationError()
     } catch {
-      let known = OpenAIError(error, path: request.uri.path, bodyLimit: bodyLimit)
-      if known.status == .internalServerError { context.logger.error("\(request.uri.path): \(error)") }
-      return try known.response(from: request, context: context)
+      let path = request.uri.path
+      let known = OpenAIError(error, path: path, bodyLimit: bodyLimit)
+      if known.status == .internalServerError { context.logger.error("\(path): \(error)") }
+      RequestRecorder.current?.update { $0.errorCode = known.code }
+      let dialect =
+        Self.dialects.first { path == $0.prefix || path.hasPrefix($0.prefix + "/") } ?? OpenAIErrors.self
+      var response = try dialect.response(known, requestID: context.id)
+      // What an error says beside its body holds in every dialect.
+      for field in known.headers { response.headers[field.name] = field.value }
+      return response
     }
   }
 }

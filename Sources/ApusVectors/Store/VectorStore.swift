@@ -1,0 +1,176 @@
+import Synchronization
+
+/// A vector index in a folder: every change is in the log before it is acknowledged, checkpoints open by mapping, and
+/// nothing that was acknowledged is lost or comes back in a crash.
+///
+/// ```swift
+/// let store = try VectorStore.create("store", VectorConfig(dim: 384))
+/// try store.commit([.upsert(id: 1, vector: v, owner: 7, shareWith: [8])])
+/// let found = try store.index.search(v, as: 8)
+/// ```
+///
+/// Each mutation is atomic; a crash within a commit may leave a beginning of it.
+public final class VectorStore: Sendable {
+  public let index: VectorIndex
+  private let directory: StoreDirectory
+  /// Held while changes are logged and applied: the order in the log is the order in memory.
+  private let order = Mutex(())
+
+  private init(index: VectorIndex, directory: StoreDirectory) {
+    self.index = index
+    self.directory = directory
+  }
+
+  /// Makes a store in a folder that does not exist or is empty. Throws `VectorError.configuration`, `DurabilityError`.
+  public static func create(_ path: String, _ config: VectorConfig) throws -> VectorStore {
+    try create(path, config, layer: SystemFileLayer())
+  }
+
+  static func create(_ path: String, _ config: VectorConfig, layer: any FileLayer) throws -> VectorStore {
+    let index = try VectorIndex(config)
+    try StoreDirectory.create(path, layer: layer)
+    let directory = try StoreDirectory(opening: path, layer: layer, load: { _ in }, apply: { _, _, _ in })
+    let store = VectorStore(index: index, directory: directory)
+    // The configuration is part of the first checkpoint.
+    try store.checkpoint()
+    return store
+  }
+
+  /// Opens a store and replays its log; `replayed` gets each record with its number.
+  ///
+  /// Throws `DurabilityError` (locked by another process, not a store, damaged: with the way out) and `VectorError`.
+  public static func open(
+    _ path: String, salvage: Bool = false, replayed: (UInt64, Mutation) throws -> Void = { _, _ in }
+  ) throws -> VectorStore {
+    try open(path, salvage: salvage, layer: SystemFileLayer(), replayed: replayed)
+  }
+
+  static func open(
+    _ path: String, salvage: Bool = false, layer: any FileLayer,
+    replayed: (UInt64, Mutation) throws -> Void = { _, _ in }
+  ) throws -> VectorStore {
+    var index: VectorIndex?
+    // Readers see a batch at once, so a replay of single records would publish a million times.
+    var batch: [Mutation] = []
+    let directory = try StoreDirectory(
+      opening: path, layer: layer, options: .init(isSalvaging: salvage, verifiesSegment: true)
+    ) { segment in
+      guard let segment else {
+        throw VectorError.corrupt("\(path) has no checkpoint: it was not completely created")
+      }
+      index = try VectorIndex(
+        image: { section in
+          segment.contains(section.rawValue)
+            ? try segment.section(section.rawValue) : UnsafeMutableRawBufferPointer(start: nil, count: 0)
+        }, owner: segment)
+    } apply: { seq, type, payload in
+      let mutation = try payload.withUnsafeBytes { try Mutation(kind: type, payload: $0) }
+      try replayed(seq, mutation)
+      batch.append(mutation)
+      if batch.count == 8192 {
+        index!.apply(batch)
+        batch.removeAll(keepingCapacity: true)
+      }
+    }
+    index!.apply(batch)
+    return VectorStore(index: index!, directory: directory)
+  }
+
+  /// What opening found in the files.
+  public var report: StoreDirectory.Report { directory.report }
+
+  /// The number of the last record.
+  public var lastSequence: UInt64 { directory.log.lastSeq }
+
+  /// Checks all, logs all, applies all, and returns when all is on disk: the number of the last record, and how many
+  /// mutations changed something.
+  ///
+  /// Throws `VectorError` (`unknownVector`, `dimension`, `notFinite`, `zeroVector`, `parameter`), and then nothing has
+  /// changed; or `DurabilityError` when the disk refuses: what was not acknowledged may be there or not.
+  @discardableResult
+  public func commit(_ mutations: [Mutation]) throws -> (sequence: UInt64, changed: Int) {
+    guard !mutations.isEmpty else { return (lastSequence, 0) }
+    let (sequence, changed) = try order.withLock { _ -> (UInt64, Int) in
+      try check(mutations)
+      var logged = 0
+      var sequence: UInt64 = 0
+      do {
+        for mutation in mutations {
+          sequence = try directory.log.append(type: mutation.kind, payload: mutation.payload)
+          logged += 1
+        }
+      } catch {
+        // Memory follows the log, whatever happens.
+        index.apply(mutations[..<logged])
+        throw error
+      }
+      return (sequence, index.apply(mutations))
+    }
+    try directory.log.waitDurable(sequence)
+    return (sequence, changed)
+  }
+
+  /// As if the mutations came one after another.
+  private func check(_ mutations: [Mutation]) throws {
+    // What earlier mutations of this commit make of an id.
+    var presence: [VectorID: Bool] = [:]
+    for mutation in mutations {
+      switch mutation {
+      case .delete(let id), .grant(let id, _), .revoke(let id, _):
+        switch presence[id] {
+        case true?: if case .grant(_, let tenant) = mutation { try VectorWriter.check(tenant) }
+        case false?: throw VectorError.unknownVector(id)
+        case nil: try index.check(mutation)
+        }
+        if case .delete = mutation { presence[id] = false }
+      default:
+        try index.check(mutation)
+        if case .upsert(let id, _, _, _) = mutation { presence[id] = true }
+      }
+    }
+  }
+
+  /// Trains a clustering tree on a sample and moves everything over it; the tree enters the log as what it is, so that a
+  /// replica need not train. `progress` gets 0…1 and may throw to stop: then nothing has changed.
+  public func train(
+    _ options: TrainingOptions = TrainingOptions(), sample: Int = 1 << 18,
+    progress: (Double) throws -> Void = { _ in }
+  ) throws {
+    let tree = try index.trainedTree(options, sample: sample, progress: progress)
+    try commit([.adoptTree(tree.encoded())])
+  }
+
+  /// Fits patience to a recall (`VectorIndex.tune`) and keeps it.
+  public func tune(
+    target: Double, options: SearchOptions = SearchOptions(), queriesPerClass: Int = 400, seed: UInt64 = 7,
+    progress: (Double) throws -> Void = { _ in }
+  ) throws {
+    let table = try index.tuned(
+      target: target, options: options, queriesPerClass: queriesPerClass, seed: seed, progress: progress)
+    try commit([.tuning(table.encoded())])
+  }
+
+  /// Gives the memory of deleted vectors back; their bytes leave the disk with the next `checkpoint(erasing: true)`.
+  public func compact() throws { try commit([.compact]) }
+
+  /// Writes the state as it is and forgets the log before it. With `erasing` nothing of the state before stays on disk, and
+  /// nothing to fall back to.
+  public func checkpoint(erasing: Bool = false) throws {
+    try order.withLock { _ in
+      let last = directory.log.lastSeq
+      try directory.checkpoint(through: last, keepsPrevious: !erasing) { writer in
+        try index.writeImage(
+          section: { try writer.begin($0.rawValue) }, bytes: { try writer.write($0.bytes) })
+      }
+    }
+  }
+
+  /// A copy that opens as a store, in a new or empty folder, while others write.
+  public func snapshot(to path: String) throws { try directory.snapshot(to: path) }
+
+  /// Checks all invariants of the index.
+  public func verify() throws { try index.verify() }
+
+  /// Ends the log and frees the folder for other processes.
+  public func close() throws { try directory.close() }
+}
