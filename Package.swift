@@ -59,7 +59,10 @@ let package = Package(
       swiftSettings: [.unsafeFlags(["-O"], .when(configuration: .debug))]),
     .target(
       name: "ApusCollections",
-      dependencies: ["ApusKernels", "ApusVectors", "CZlib", .product(name: "GRDB", package: "GRDB.swift")]),
+      dependencies: [
+        "ApusKernels", "ApusVectors", "CZlib", .product(name: "Crypto", package: "swift-crypto"),
+        .product(name: "GRDB", package: "GRDB.swift"),
+      ]),
     .target(name: "ApusText"),
     .target(name: "ApusTools", dependencies: ["ApusText"]),
     .target(

@@ -2,7 +2,7 @@
 ///
 /// Read from an npz with `indptr`, `indices` and perhaps `shape` (scipy.sparse.save_npz writes these too), from arrays of
 /// other names as `PATH.npz:INDPTR,INDICES`, or from the `spmat` of big-ann-benchmarks. Every stored entry is a grant; a
-/// stored zero is refused, because nobody can tell which of the two was meant.
+/// zero among stored values is refused, because nobody can tell which of the two was meant.
 public struct AccessMatrix: Sendable {
   public let path: String
   /// Vectors.
@@ -36,7 +36,7 @@ public struct AccessMatrix: Sendable {
         expected: "one dimension of integers", wayOut: "write it with scipy.sparse.save_npz")
     }
     try indices.source.check(
-      offsets.rows >= 1 && (values == nil || values?.rows == indices.rows), "shape",
+      offsets.rows >= 1 && (values == nil || values?.rows == indices.rows && values?.columns == 1), "shape",
       seen: "\(offsets.rows) row offsets, \(indices.rows) indices, \(values?.rows ?? 0) values",
       expected: "rows + 1, and as many indices as values")
   }

@@ -37,7 +37,7 @@ struct OutputFile: ~Copyable {
   }
 
   mutating func append<T: BitwiseCopyable>(_ values: [T]) throws(VectorFileError) {
-    ApusCollections.append(bytesOf: values, to: &buffer)
+    appendBytes(of: values, to: &buffer)
     if buffer.count >= Self.bufferBytes { try flush() }
   }
 

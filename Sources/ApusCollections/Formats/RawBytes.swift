@@ -80,7 +80,7 @@ func writeAll(_ bytes: [UInt8], to descriptor: Int32) -> Bool {
 }
 
 /// Appends the bytes of `values` as they lie in memory: little-endian on every machine that Apus runs on.
-func append<T: BitwiseCopyable>(bytesOf values: [T], to bytes: inout [UInt8]) {
+func appendBytes<T: BitwiseCopyable>(of values: [T], to bytes: inout [UInt8]) {
   values.withUnsafeBytes { bytes.append(contentsOf: $0) }
 }
 

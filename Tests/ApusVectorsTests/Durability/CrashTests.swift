@@ -110,13 +110,13 @@ import Testing
         layer.inject(.failure(.inputOutput), at: failing)
         layer.inject(.powerLoss, at: failing + losing)
         for round in 1...3 {
-          records.append(.init(type: 1, payload: [UInt8](repeating: UInt8(round), count: 10)))
+          let record = RecordList.Record(type: 1, payload: [UInt8](repeating: UInt8(round), count: 10))
+          guard let seq = try? store.log.append(type: 1, payload: record.payload) else { continue }
+          records.append(record)
           do {
-            let seq = try store.log.append(type: 1, payload: records.last!.payload)
-            try store.checkpoint(through: seq) { try RecordList.write(records, count: round, to: $0) }
-            acknowledged = round
+            try store.checkpoint(through: seq) { try RecordList.write(records, count: Int(seq), to: $0) }
+            acknowledged = Int(seq)
           } catch { failures += 1 }
-          if store.log.failure != nil { break }
         }
         let (again, list) = try RecordList.open(layer.afterPowerLoss(seed: UInt64(failing * 64 + losing)), "/s")
         #expect(again.report.fallback == nil, "failure at \(failing), power loss \(losing) later")

@@ -1,0 +1,109 @@
+import Foundation
+import Synchronization
+
+/// Collections in one folder, each in a folder of its name, opened when they are first asked for.
+public final class CollectionStore: Sendable {
+  private let path: String
+  private let embedder: (any TextEmbedder)?
+  private let now: @Sendable () -> Int
+  private let opened = Mutex<[String: VectorCollection]>([:])
+
+  /// Makes the folder if it is not there.
+  public init(
+    _ path: String, embedder: (any TextEmbedder)? = nil,
+    now: @escaping @Sendable () -> Int = VectorCollection.systemClock
+  ) throws {
+    self.path = path
+    self.embedder = embedder
+    self.now = now
+    try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
+  }
+
+  private func folder(_ name: String) -> String { "\(path)/\(name)" }
+
+  /// Throws `exists`, `forbidden`, `invalid`, `VectorError.configuration`.
+  @discardableResult
+  public func create(_ config: CollectionConfig, as principal: Principal) throws -> VectorCollection {
+    try principal.requireAdmin("create collections")
+    try config.validate()
+    return try opened.withLock { opened in
+      guard !exists(config.name) else { throw CollectionError.exists("the collection '\(config.name)'") }
+      let collection = try VectorCollection.create(folder(config.name), config, embedder: embedder, now: now)
+      opened[config.name] = collection
+      return collection
+    }
+  }
+
+  private func exists(_ name: String) -> Bool { FileManager.default.fileExists(atPath: folder(name) + "/vectors") }
+
+  /// Throws `notFound`.
+  public func collection(_ name: String) throws -> VectorCollection {
+    try opened.withLock { opened in
+      if let collection = opened[name] { return collection }
+      guard (try? CollectionConfig.validate(name: name)) != nil, exists(name) else {
+        throw CollectionError.notFound("the collection '\(name)'")
+      }
+      let collection = try VectorCollection.open(folder(name), embedder: embedder, now: now)
+      opened[name] = collection
+      return collection
+    }
+  }
+
+  /// Names, ascending.
+  public func names() throws -> [String] {
+    try FileManager.default.contentsOfDirectory(atPath: path)
+      .filter { (try? CollectionConfig.validate(name: $0)) != nil && !Self.isDraft($0) && exists($0) }.sorted()
+  }
+
+  /// What a crash left of creating or deleting; no name of a collection holds these.
+  private static func isDraft(_ name: String) -> Bool { name.contains(".new-") || name.contains(".gone-") }
+
+  /// Deletes a collection and its files. What reads it meanwhile gets errors.
+  public func delete(_ name: String, as principal: Principal) throws {
+    try principal.requireAdmin("delete collections")
+    let collection = try self.collection(name)
+    try opened.withLock { opened in
+      guard opened.removeValue(forKey: name) != nil else {
+        throw CollectionError.notFound("the collection '\(name)'")
+      }
+      try collection.close()
+      // At once and whole: a crash while the files are removed leaves nothing that opens.
+      let gone = "\(folder(name)).gone-\(UUID().uuidString)"
+      try FileManager.default.moveItem(atPath: folder(name), toPath: gone)
+      try FileManager.default.removeItem(atPath: gone)
+    }
+  }
+
+  /// Makes a snapshot in `snapshots/<collection>/<time>` beside the collections; returns the path.
+  public func snapshot(_ name: String, as principal: Principal) throws -> String {
+    let folder = "\(path)/.snapshots/\(name)"
+    let collection = try collection(name)
+    try principal.requireAdmin("make snapshots")
+    try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
+    let target = "\(folder)/\(now())-\(UUID().uuidString.prefix(8))"
+    try collection.snapshot(to: target, as: principal)
+    return target
+  }
+
+  /// Deletes what has expired in all open collections; returns how many. One that fails does not keep the others.
+  @discardableResult
+  public func sweep() -> Int {
+    let all = opened.withLock { Array($0.values) }
+    return all.reduce(0) { $0 + ((try? $1.sweep()) ?? 0) }
+  }
+
+  /// Sweeps until the task is cancelled.
+  public func sweepRegularly(every interval: Duration = .seconds(60)) async throws {
+    while true {
+      try await Task.sleep(for: interval)
+      sweep()
+    }
+  }
+
+  public func close() throws {
+    try opened.withLock { opened in
+      for collection in opened.values { try collection.close() }
+      opened.removeAll()
+    }
+  }
+}

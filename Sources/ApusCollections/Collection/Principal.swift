@@ -1,0 +1,66 @@
+/// Who acts: a tenant as itself, and whether it may also do what is an administrator's.
+public struct Principal: Sendable, Equatable {
+  public var tenant: String
+  public var isAdmin: Bool
+
+  public init(tenant: String, isAdmin: Bool = false) {
+    self.tenant = tenant
+    self.isAdmin = isAdmin
+  }
+
+  /// Throws `CollectionError.forbidden`.
+  func requireAdmin(_ what: String) throws {
+    guard isAdmin else { throw CollectionError.forbidden("only an administrator may \(what)") }
+  }
+}
+
+public enum TenantState: String, Sendable, Codable, CaseIterable {
+  case active
+  /// Nothing but administration is answered.
+  case inactive
+  /// As inactive, and its memory may be given back.
+  case offloaded
+}
+
+/// A tenant or group as the catalogue knows it.
+public struct Tenant: Sendable, Equatable {
+  /// Given out once, also after the tenant is gone.
+  public var id: UInt32
+  public var name: String
+  public var state = TenantState.active
+  /// Vectors that it may hold, own and granted; nil for no limit.
+  public var quota: Int?
+  public var groups: [UInt32] = []
+}
+
+/// What an administrator changes of a tenant; nil leaves it.
+public struct TenantUpdate: Sendable, Equatable {
+  public enum Quota: Sendable, Equatable {
+    case unlimited
+    case vectors(Int)
+  }
+  public var state: TenantState?
+  public var quota: Quota?
+  /// Names of the groups, all of them.
+  public var groups: [String]?
+
+  public init(state: TenantState? = nil, quota: Quota? = nil, groups: [String]? = nil) {
+    self.state = state
+    self.quota = quota
+    self.groups = groups
+  }
+}
+
+/// The figures of one tenant.
+public struct TenantStats: Sendable, Codable, Equatable {
+  public var tenant: String
+  public var state: TenantState
+  public var quota: Int?
+  public var groups: [String]
+  /// Points that it owns.
+  public var owned: Int
+  /// Vectors that it was granted itself, its own included: what the quota limits.
+  public var held: Int
+  /// Points that it may see, by its groups too.
+  public var visible: Int
+}

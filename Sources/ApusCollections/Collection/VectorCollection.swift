@@ -1,0 +1,286 @@
+import ApusVectors
+import Crypto
+import Foundation
+import GRDB
+import Synchronization
+
+/// Points of many tenants in a folder: a vector store, and a catalogue of what belongs to each vector. Each tenant sees
+/// its own points and those that it, or a group of its, was granted; nothing else can be seen, counted or inferred.
+///
+/// ```swift
+/// let docs = try VectorCollection.create("docs", CollectionConfig(name: "docs", vectors: VectorConfig(dim: 384)))
+/// try docs.upsert([Point("intro", vector: v, text: "…", shareWith: ["bob"])], as: Principal(tenant: "alice"))
+/// let hits = try docs.search(Query(vector: q), as: Principal(tenant: "bob"))
+/// ```
+///
+/// The vector store's log is the only source of truth: the catalogue's changes are records in it, and are applied again
+/// from there after a crash. All verbs may be called from any thread; they block on the disk.
+public final class VectorCollection: Sendable {
+  public let config: CollectionConfig
+  public let embedder: (any TextEmbedder)?
+  let store: VectorStore
+  let catalogue: Catalogue
+  let tenants: Mutex<TenantDirectory>
+  let cursorKey: SymmetricKey
+  /// Seconds since 1970.
+  let now: @Sendable () -> Int
+  /// Why nothing more can be written.
+  private let failure = Mutex<String?>(nil)
+
+  public static let systemClock: @Sendable () -> Int = { Int(Date().timeIntervalSince1970) }
+
+  private init(
+    config: CollectionConfig, cursorKey: Data, store: VectorStore, catalogue: Catalogue,
+    embedder: (any TextEmbedder)?, now: @escaping @Sendable () -> Int
+  ) throws {
+    self.config = config
+    self.store = store
+    self.catalogue = catalogue
+    self.embedder = embedder
+    self.now = now
+    self.cursorKey = SymmetricKey(data: cursorKey)
+    tenants = Mutex(TenantDirectory(try catalogue.pool.read { try Catalogue.tenants(in: $0) }))
+  }
+
+  private static func vectors(_ path: String) -> String { "\(path)/vectors" }
+  private static func catalogue(_ path: String) -> String { "\(path)/catalogue.sqlite" }
+
+  /// Makes a collection in a folder that does not exist. A crash leaves it whole or not at all.
+  public static func create(
+    _ path: String, _ config: CollectionConfig, embedder: (any TextEmbedder)? = nil,
+    now: @escaping @Sendable () -> Int = systemClock
+  ) throws -> VectorCollection {
+    try config.validate()
+    guard !FileManager.default.fileExists(atPath: path) else { throw CollectionError.exists("the folder \(path)") }
+    let key = SymmetricKey(size: .bits256).withUnsafeBytes { Data($0) }
+    let draft = "\(path).new-\(UUID().uuidString)"
+    do {
+      try FileManager.default.createDirectory(atPath: draft, withIntermediateDirectories: true)
+      let store = try VectorStore.create(vectors(draft), config.vectors)
+      try store.commit([CatalogueChange.collection(config, cursorKey: key).note()])
+      try store.close()
+      try FileManager.default.moveItem(atPath: draft, toPath: path)
+    } catch {
+      try? FileManager.default.removeItem(atPath: draft)
+      throw error
+    }
+    return try open(path, embedder: embedder, now: now)
+  }
+
+  /// Opens a collection and brings its catalogue up to the log. With `salvage` a damaged log is read as far as it goes, and
+  /// points whose vectors are lost are forgotten.
+  ///
+  /// Throws `CollectionError.corrupt`, `DurabilityError`, `VectorError`, or GRDB's `DatabaseError`.
+  public static func open(
+    _ path: String, salvage: Bool = false, embedder: (any TextEmbedder)? = nil,
+    now: @escaping @Sendable () -> Int = systemClock
+  ) throws -> VectorCollection {
+    // The store first: it refuses a second process.
+    let held = Mutex<VectorStore?>(nil)
+    do {
+      guard FileManager.default.fileExists(atPath: vectors(path)) else {
+        throw CollectionError.notFound("the collection in \(path)")
+      }
+      let catalogue = try Catalogue(path: catalogue(path))
+      let identity = try catalogue.pool.write { database in
+        var applier = try Catalogue.Applier(database)
+        let store = try VectorStore.open(vectors(path), salvage: salvage) { sequence, mutation in
+          try applier.apply(mutation, sequence: sequence)
+        }
+        held.withLock { $0 = store }
+        try Catalogue.setApplied(store.lastSequence, in: database)
+        if salvage { try forgetLostPoints(store.index, in: database) }
+        return try Catalogue.identity(in: database)
+      }
+      guard let identity, let store = held.withLock({ $0 }) else {
+        throw CollectionError.corrupt("neither log nor catalogue in \(path) say what the collection is")
+      }
+      let points = try catalogue.pool.read { try Int.fetchOne($0, sql: "SELECT count(*) FROM point") } ?? 0
+      guard points == store.index.stats.vectors || salvage else {
+        throw CollectionError.corrupt(
+          "\(points) points in the catalogue and \(store.index.stats.vectors) vectors in the store of \(path); "
+            + "restore a snapshot, or open with salvage")
+      }
+      return try VectorCollection(
+        config: identity.config, cursorKey: identity.cursorKey, store: store, catalogue: catalogue,
+        embedder: embedder, now: now)
+    } catch {
+      try? held.withLock { try $0?.close() }
+      throw error
+    }
+  }
+
+  private static func forgetLostPoints(_ index: VectorIndex, in database: Database) throws {
+    let ids = try Int64.fetchAll(database, sql: "SELECT id FROM point").map { VectorID($0) }
+    var applier = try Catalogue.Applier(database)
+    let lost = index.write { writer in ids.filter { !writer.contains($0) } }
+    for id in lost { try applier.apply(.delete(id: id)) }
+  }
+
+  public func close() throws {
+    try catalogue.pool.close()
+    try store.close()
+  }
+
+  // MARK: writing
+
+  /// Changes that are being put together, in the order of the log.
+  struct Batch {
+    let database: Database
+    private(set) var mutations: [Mutation] = []
+    private var applier: Catalogue.Applier
+    private var nextVector: Int64
+    private var nextTenant: Int64
+
+    fileprivate init(_ database: Database) throws {
+      self.database = database
+      applier = try Catalogue.Applier(database)
+      nextVector = try Catalogue.number("nextVector", in: database)
+      nextTenant = try Catalogue.number("nextTenant", in: database)
+    }
+
+    /// The catalogue changes at once, so that what follows in the batch sees it.
+    mutating func append(_ mutation: Mutation) throws {
+      try applier.apply(mutation)
+      mutations.append(mutation)
+    }
+
+    mutating func append(_ change: CatalogueChange) throws { try append(change.note()) }
+
+    mutating func newVector() -> VectorID {
+      nextVector += 1
+      return VectorID(nextVector - 1)
+    }
+
+    /// The tenant of this name, which is made if there is none.
+    mutating func tenant(_ name: String, path: String) throws -> Tenant {
+      if let tenant = try Catalogue.tenant(name, in: database) { return tenant }
+      try Check.tenant(name, path: path)
+      let id = TenantID(nextTenant)
+      nextTenant += 1
+      try append(.tenant(id: id, name: name))
+      return Tenant(id: id, name: name)
+    }
+  }
+
+  /// Runs `body` alone, then logs and applies what it put together: all of it or, if anything throws, nothing. Returns how
+  /// many of the index's mutations changed something.
+  @discardableResult
+  func write(_ body: (inout Batch) throws -> Void) throws -> Int {
+    try catalogue.pool.write { database in
+      if let why = failure.withLock({ $0 }) { throw CollectionError.unusable(why) }
+      var batch = try Batch(database)
+      try body(&batch)
+      guard !batch.mutations.isEmpty else { return 0 }
+      do {
+        let (sequence, changed) = try store.commit(batch.mutations)
+        try Catalogue.setApplied(sequence, in: database)
+        let all = batch.mutations.contains(where: \.changesTenants) ? try Catalogue.tenants(in: database) : nil
+        if let all { tenants.withLock { $0 = TenantDirectory(all) } }
+        return changed
+      } catch let error as VectorError {
+        // Refused before anything was logged.
+        throw error
+      } catch {
+        failure.withLock { $0 = "\(error)" }
+        throw error
+      }
+    }
+  }
+
+  // MARK: upkeep
+
+  /// Deletes what has expired, by records in the log; returns how many.
+  @discardableResult
+  public func sweep() throws -> Int {
+    try write { batch in
+      let sql = "SELECT id FROM point WHERE expires <= ? ORDER BY id LIMIT ?"
+      for id in try Int64.fetchAll(batch.database, sql: sql, arguments: [now(), Self.sweptAtOnce]) {
+        try batch.append(.delete(id: VectorID(id)))
+      }
+    }
+  }
+
+  /// Writers wait for no longer than this many deletes take.
+  private static let sweptAtOnce = 10_000
+
+  /// Trains the clustering tree and, if asked, fits patience to a recall.
+  public func train(
+    targetRecall: Double? = nil, as principal: Principal, progress: (Double) throws -> Void = { _ in }
+  ) throws {
+    try principal.requireAdmin("train a collection")
+    try store.train(progress: progress)
+    if let targetRecall { try store.tune(target: targetRecall) }
+  }
+
+  /// Writes the state of both sides and forgets the log before it.
+  public func checkpoint() throws { try checkpoint(erasing: false) }
+
+  func checkpoint(erasing: Bool) throws {
+    // No write may fall between the two: what the log forgets must be on the catalogue's disk.
+    try catalogue.pool.barrierWriteWithoutTransaction { database in
+      try Catalogue.flush(database)
+      try store.checkpoint(erasing: erasing)
+    }
+  }
+
+  /// A copy that opens as a collection, in a folder that does not exist. Readers go on, writers wait.
+  public func snapshot(to path: String, as principal: Principal) throws {
+    try principal.requireAdmin("make snapshots")
+    guard !FileManager.default.fileExists(atPath: path) else { throw CollectionError.exists("the folder \(path)") }
+    try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
+    try catalogue.pool.writeWithoutTransaction { database in
+      try store.snapshot(to: Self.vectors(path))
+      try database.execute(sql: "VACUUM INTO ?", arguments: [Self.catalogue(path)])
+    }
+  }
+
+  /// Checks the index's invariants, and that each vector has its point.
+  public func verify() throws {
+    try store.verify()
+    try catalogue.pool.write { database in
+      let ids = try Int64.fetchAll(database, sql: "SELECT id FROM point").map { VectorID($0) }
+      let lost = store.index.write { writer in ids.first { !writer.contains($0) } }
+      if let lost { throw CollectionError.corrupt("the point \(lost) has no vector") }
+      guard ids.count == store.index.stats.vectors else {
+        throw CollectionError.corrupt("\(ids.count) points and \(store.index.stats.vectors) vectors")
+      }
+      try database.execute(sql: "INSERT INTO point_text (point_text, rank) VALUES ('integrity-check', 1)")
+    }
+  }
+
+  /// All tenants' figures together: an administrator's.
+  public func stats(as principal: Principal) throws -> VectorStats {
+    try principal.requireAdmin("see what all tenants have")
+    return store.index.stats
+  }
+}
+
+extension Mutation {
+  /// Notes of points are the bulk of all; they come with an upsert.
+  fileprivate var changesTenants: Bool {
+    switch self {
+    case .note(let bytes): !bytes.starts(with: Self.pointNote)
+    case .dropTenant, .setGroups: true
+    default: false
+    }
+  }
+
+  private static var pointNote: [UInt8] { Array(#"{"point":"#.utf8) }
+}
+
+/// The tenants in memory, for readers.
+struct TenantDirectory: Sendable {
+  private var byName: [String: Tenant] = [:]
+  private var byID: [TenantID: Tenant] = [:]
+
+  init(_ tenants: [Tenant]) {
+    for tenant in tenants {
+      byName[tenant.name] = tenant
+      byID[tenant.id] = tenant
+    }
+  }
+
+  subscript(name: String) -> Tenant? { byName[name] }
+  subscript(id: TenantID) -> Tenant? { byID[id] }
+}
