@@ -24,7 +24,7 @@ public enum VectorBenchmark {
   /// Changes nothing for good: what it grants it revokes, what it inserts it deletes. Needs 1,000 vectors at least.
   public static func updates(_ store: VectorStore, count: Int = 20_000, seed: UInt64 = 1) throws -> Updates {
     let index = store.index
-    var random = SeededGenerator(state: seed)
+    var random = SplitMix64(state: seed)
     let ids = index.someIDs(count, using: &random)
     guard ids.count >= 1000 else {
       throw VectorError.parameter("vectors in the store", seen: "\(ids.count)", expected: "at least 1000")
@@ -114,7 +114,7 @@ public enum VectorBenchmark {
     // The writer is a thread of its own that sleeps between changes.
     let stop = Atomic<Bool>(false)
     let made = Atomic<Int>(0)
-    var random = SeededGenerator(state: 3)
+    var random = SplitMix64(state: 3)
     let ids = index.someIDs(4000, using: &random)
     let tenants = index.someTenants(200, using: &random)
     let result = Mutex<(qps: Double, p99: Double)>((0, 0))
@@ -144,15 +144,6 @@ public enum VectorBenchmark {
     return Readers(
       oneThreadQps: one.qps, twoThreadsQps: two.qps, scaling: two.qps / one.qps, idleP99Us: one.p99,
       writingP99Us: result.withLock { $0.p99 }, grantsPerS: Double(made.load(ordering: .relaxed)) / elapsed)
-  }
-}
-
-/// A seeded generator for benchmarks.
-struct SeededGenerator: RandomNumberGenerator {
-  var state: UInt64
-  mutating func next() -> UInt64 {
-    state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
-    return (state ^ state >> 33) &* 0xff51_afd7_ed55_8ccd
   }
 }
 

@@ -39,6 +39,12 @@ final class Generation: Sendable {
     self.roots = roots
     self.groups = groups
   }
+
+  /// The f32 row of a slot without its padding, `[dim]`.
+  func vector(at slot: UInt32) -> [Float] {
+    let row = floats.row(slot).assumingMemoryBound(to: Float.self)
+    return Array(UnsafeBufferPointer(start: row, count: encoding.dim))
+  }
 }
 
 /// The root and the number of vectors of a tenant's tree, as one number that is published at once.

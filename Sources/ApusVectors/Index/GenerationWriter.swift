@@ -137,13 +137,6 @@ final class GenerationWriter: @unchecked Sendable {
     return slot
   }
 
-  /// Throws what `insert` would throw.
-  func check(_ vector: UnsafeBufferPointer<Float>) throws {
-    try withUnsafeTemporaryAllocation(of: Float.self, capacity: generation.encoding.padded) {
-      try generation.encoding.encode(vector, to: $0.baseAddress!)
-    }
-  }
-
   /// The same with a row that was encoded before, from another generation.
   private func insert(_ id: VectorID, copying row: UnsafeRawPointer, owner: TenantID?) -> UInt32 {
     let slot = slotCount
@@ -265,10 +258,7 @@ final class GenerationWriter: @unchecked Sendable {
   func sample(_ limit: Int, seed: UInt64) -> (rows: [Float], count: Int) {
     var random = SplitMix64(state: seed)
     var slots = (0..<slotCount).filter { isAlive($0) }
-    if slots.count > limit {
-      for i in 0..<limit { slots.swapAt(i, i + Int(random.next() % UInt64(slots.count - i))) }
-      slots.removeLast(slots.count - limit)
-    }
+    slots.keepRandom(limit, using: &random)
     let padded = generation.encoding.padded
     let rows = [Float](unsafeUninitializedCapacity: max(1, slots.count * padded)) { rows, count in
       for (i, slot) in slots.enumerated() {
@@ -291,9 +281,7 @@ final class GenerationWriter: @unchecked Sendable {
     }
     var queries: [Int: [PatienceTuning.Query]] = [:]
     func query(_ slot: UInt32, _ tenant: TenantID) -> PatienceTuning.Query {
-      let row = generation.floats.row(slot).assumingMemoryBound(to: Float.self)
-      let vector = Array(UnsafeBufferPointer(start: row, count: config.dim))
-      return PatienceTuning.Query(vector: vector, id: generation.ids[slot], tenant: tenant)
+      PatienceTuning.Query(vector: generation.vector(at: slot), id: generation.ids[slot], tenant: tenant)
     }
     for (sizeClass, members) in byClass.sorted(by: { $0.key < $1.key }) {
       // Every tenant of the class in turn, from a random one on.

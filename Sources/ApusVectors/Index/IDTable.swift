@@ -14,12 +14,10 @@ struct IDTable {
 
   var bytes: Int { places.count * 4 }
 
-  /// Sebastiano Vigna's splitmix64: neighbouring ids go far apart.
+  /// Neighbouring ids go far apart.
   @inline(__always) private static func hash(_ id: VectorID) -> UInt64 {
-    var z = id &+ 0x9e37_79b9_7f4a_7c15
-    z = (z ^ z >> 30) &* 0xbf58_476d_1ce4_e5b9
-    z = (z ^ z >> 27) &* 0x94d0_49bb_1331_11eb
-    return z ^ z >> 31
+    var generator = SplitMix64(state: id)
+    return generator.next()
   }
 
   @inline(__always) private func start(_ id: VectorID) -> Int { Int(Self.hash(id) & UInt64(places.count - 1)) }

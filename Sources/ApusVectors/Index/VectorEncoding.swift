@@ -43,6 +43,11 @@ struct VectorEncoding: Sendable {
     for i in dim..<padded { row[i] = 0 }
   }
 
+  /// Throws what `encode` would throw.
+  func check(_ vector: UnsafeBufferPointer<Float>) throws {
+    try withUnsafeTemporaryAllocation(of: Float.self, capacity: padded) { try encode(vector, to: $0.baseAddress!) }
+  }
+
   /// Writes the code row (`CodeLayout`) of `floats` (`[padded]` f32); offset = ‖codes‖² · scale².
   func encodeCodes(_ floats: UnsafePointer<Float>, to row: UnsafeMutableRawPointer) {
     var greatest: Float = 0

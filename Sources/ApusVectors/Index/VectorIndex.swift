@@ -100,6 +100,9 @@ public final class VectorIndex: Sendable {
     }
   }
 
+  /// Whether a vector has this id at this moment. Takes the writer's lock.
+  func contains(_ id: VectorID) -> Bool { writer.withLock { $0.writer.slot(of: id) != nil } }
+
   /// The ids that `tenant` may see, its groups' included, and that pass `filter`, ascending. O(n log n).
   public func ids(of tenant: TenantID, filter: AccessFilter? = nil) -> [VectorID] {
     read { generation, _ in
@@ -125,8 +128,7 @@ public final class VectorIndex: Sendable {
       guard let slot = state.writer.slot(of: id),
         RightsView([tenant], in: generation).covers(slot, filter: nil, in: generation)
       else { return nil }
-      let row = generation.floats.row(slot).assumingMemoryBound(to: Float.self)
-      return Array(UnsafeBufferPointer(start: row, count: config.dim))
+      return generation.vector(at: slot)
     }
   }
 
@@ -275,10 +277,7 @@ public final class VectorIndex: Sendable {
 
   /// Throws what storing `vector` would throw.
   func check(_ vector: [Float]) throws {
-    let encoding = VectorEncoding(dim: config.dim, metric: config.metric)
-    try withUnsafeTemporaryAllocation(of: Float.self, capacity: encoding.padded) { row in
-      try vector.withUnsafeBufferPointer { try encoding.encode($0, to: row.baseAddress!) }
-    }
+    try vector.withUnsafeBufferPointer { try VectorEncoding(dim: config.dim, metric: config.metric).check($0) }
   }
 
   /// The patience that a search takes for a tenant of `size` vectors, and the recall that it was tuned for.
@@ -349,8 +348,7 @@ extension VectorIndex {
   package func anyVector(_ id: VectorID) -> [Float] {
     writer.withLock { state in
       guard let slot = state.writer.slot(of: id) else { return [Float](repeating: 0, count: config.dim) }
-      let row = state.writer.generation.floats.row(slot).assumingMemoryBound(to: Float.self)
-      return Array(UnsafeBufferPointer(start: row, count: config.dim))
+      return state.writer.generation.vector(at: slot)
     }
   }
 }

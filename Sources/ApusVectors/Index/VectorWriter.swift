@@ -29,7 +29,7 @@ public struct VectorWriter {
       return true
     }
     let (oldOwner, tenants) = (writer.owner(of: old), writer.tenants(of: old))
-    try writer.check(vector)
+    try writer.generation.encoding.check(vector)
     writer.delete(old)
     let slot = try writer.insert(id, vector, owner: oldOwner)
     for tenant in tenants { _ = writer.grant(slot, to: tenant) }

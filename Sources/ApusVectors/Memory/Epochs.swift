@@ -80,8 +80,6 @@ struct Reclamation {
   private var waiting: [Waiting] = []
   private var first = 0
 
-  var isEmpty: Bool { session.isEmpty && first == waiting.count }
-
   /// A published block that the running change replaces.
   mutating func retire(_ handle: UInt32, bytes: Int) { session.append((handle, UInt32(bytes))) }
 

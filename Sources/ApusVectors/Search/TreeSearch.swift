@@ -25,8 +25,6 @@ final class TreeSearch {
   private var found: [UInt32] = []
   private(set) var best = LeastHeap()
   private(set) var scanned = 0
-  /// Of those, with quantizer rabitq, the ones that were compared in f32.
-  private(set) var compared = 0
   private(set) var scoredNodes = 0
   private(set) var lists = 0
 
@@ -80,7 +78,7 @@ final class TreeSearch {
   private func search(
     _ roots: [UInt32], total: Int, slab: Slab, in generation: Generation, options: SearchOptions, patience: Int
   ) {
-    (scanned, compared, scoredNodes, lists) = (0, 0, 0, 0)
+    (scanned, scoredNodes, lists) = (0, 0, 0)
     let shared = roots.count > 1
     let total = among?.bound(total) ?? total
     if options.exact || total <= max(options.exactThreshold, options.k, among == nil ? 0 : Self.smallSet) {
@@ -258,7 +256,6 @@ final class TreeSearch {
       for i in 0..<count { numbers[i] = ScoredNumber.number(candidates[next + i]) }
       numbers.withUnsafeBufferPointer { scoreFloats($0.baseAddress!, count: count, generation: generation) }
       for i in 0..<count where best.offer(ScoredNumber.pack(scores[i], numbers[i]), unique: shared) { improved = true }
-      compared += count
       next += count
     }
     return improved

@@ -9,7 +9,7 @@ extension VectorIndex {
       for tenant in shareWith { try VectorWriter.check(tenant) }
     case .delete(let id), .grant(let id, _), .revoke(let id, _):
       if case .grant(_, let tenant) = mutation { try VectorWriter.check(tenant) }
-      guard write({ $0.contains(id) }) else { throw VectorError.unknownVector(id) }
+      guard contains(id) else { throw VectorError.unknownVector(id) }
     case .adoptTree(let bytes):
       let tree = try bytes.withUnsafeBytes { try ClusterTree(decoding: $0) }
       guard tree.dim == config.dim else { throw VectorError.dimension(seen: tree.dim, expected: config.dim) }

@@ -101,10 +101,9 @@ struct ClusterTraining {
   }
 
   private mutating func sample(_ members: [UInt32], _ limit: Int) -> [UInt32] {
-    guard members.count > limit else { return members }
     var members = members
-    for i in 0..<limit { members.swapAt(i, i + Int(random.next() % UInt64(members.count - i))) }
-    return Array(members[..<limit])
+    members.keepRandom(limit, using: &random)
+    return members
   }
 
   /// Lloyd's k-means over `members`; a cluster that lost all its vectors starts anew at a random one.
@@ -218,11 +217,22 @@ struct ClusterTraining {
   }
 }
 
-/// Sebastiano Vigna's splitmix64.
-struct SplitMix64: RandomNumberGenerator {
-  var state: UInt64
+extension [UInt32] {
+  /// Keeps at most `limit` elements, any as likely as another, in random order if there were more.
+  mutating func keepRandom(_ limit: Int, using random: inout SplitMix64) {
+    guard count > limit else { return }
+    for i in 0..<limit { swapAt(i, i + Int(random.next() % UInt64(count - i))) }
+    removeLast(count - limit)
+  }
+}
 
-  mutating func next() -> UInt64 {
+/// Sebastiano Vigna's splitmix64.
+package struct SplitMix64: RandomNumberGenerator {
+  private var state: UInt64
+
+  package init(state: UInt64) { self.state = state }
+
+  package mutating func next() -> UInt64 {
     state &+= 0x9e37_79b9_7f4a_7c15
     var z = state
     z = (z ^ z >> 30) &* 0xbf58_476d_1ce4_e5b9
