@@ -16,7 +16,7 @@ Checks, in this order with `all`:
   static       mixed lengths: throughput ≥ 1.5 × static batching
   cost         HTTP and event streams ≤ 5 % of a decode step's processor time at 16 streams
   overhead     requests/s of /health ≥ 0.8 × bare Hummingbird (needs --bare, see bare/Package.swift)
-  guidellm     `apus bench serve` and guidellm (from PyPI) measure the same throughput and latency, within 10 %
+  guidellm     `apus bench serve` and guidellm (from PyPI), same prompts: each tells the server's own figures within 10 %
   soak         mixed load for --minutes: memory grows ≤ 5 %, nothing leaks
 
 The exit status is 1 if a bar is missed.

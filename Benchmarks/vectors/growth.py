@@ -156,7 +156,7 @@ def tenant_slope(arguments, dataset):
             counts = np.concatenate([[0], np.cumsum(kept)])[indptr].astype(np.int64)
             np.savez(path, indptr=counts, indices=indices[kept])
             store = Store(arguments, work, dim_of(dataset), name=f"tenants-{every}")
-            store.run("import", store.path, "--vectors", dataset / "vectors.npy", "--access", path)
+            store.run("import", store.path, "--vectors", dataset / "vectors.npy", "--access", path, "--no-train")
             stats = store.train().stats()
             slopes.append({"tenants": int(len(np.unique(indices[kept]))), "grants": int(kept.sum()),
                            "index": stats["bytes"]["index"], "reported": stats})

@@ -17,7 +17,7 @@ The peers need Benchmarks/peers.sh vectors; their indexes are built once (about 
 `--no-apus` measures the peers alone. The exit status is 1 if a bar is missed.
 
 What is called of `apus vectors`, beyond create, train, tune, verify and stats:
-  import PATH --vectors X.npy --access A.npz [--first-id N]     row i is the id N + i (0 by default)
+  import PATH --vectors X.npy --access A.npz [--first-id N] --no-train    row i is the id N + i (0 by default)
   search PATH --queries --tenants --k --threads 1 --out IDS.npy --times TIMES.npy --json --warm
          [--exact | --patience P | --target-recall R]           --warm: one pass over the queries goes unmeasured first
          → {"queries": n, "cpu_us": {"mean", "p50", "p99"}, "scanned": {"mean": vectors whose distance was computed}}
@@ -25,7 +25,7 @@ What is called of `apus vectors`, beyond create, train, tune, verify and stats:
          → {"pairs": n, "changed": those that were not so before}
   bench PATH --what updates --json                              leaves the store as it was
          → {"insert_us": {"mean", "p50", "p99"}, "grant_us": {…}, "revoke_us": {…},   thread CPU time, no log
-            "durable": {"grants": n, "seconds": wall, "syncs": n}}                    with log and group commit
+            "durable": {"grants": n, "seconds": wall, "commits": n}}                  with log and group commit
   bench PATH --what memory --json                               two lines, each waits for a line on standard input:
          {"stage": "before"} with nothing open; {"stage": "open", "bytes": {"vectors", "index", "total"}} with the whole
          store resident (each page touched), from where RSS is read

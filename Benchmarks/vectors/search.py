@@ -12,7 +12,11 @@ from store import Store, workplace
 
 PATIENCE = (4, 8, 16, 32, 64, 128)
 TARGETS = (0.90, 0.95, 0.98, 0.99)
-APUS = {"none": "apus f32", "sq8": "apus SQ8"}
+APUS = {"none": "apus f32", "sq8": "apus SQ8", "rabitq": "apus RaBitQ"}
+# How often faster than the exact scan for the largest tenants at recall .95 (A2).
+FASTER = {"none": 2.5, "sq8": 5, "rabitq": 5}
+# Three for each result.
+SQ8_CANDIDATES = 30
 # More consecutive leaves without a gain than any tree has: the search goes through everything.
 EXHAUSTIVE = 1_000_000_000
 
@@ -70,6 +74,7 @@ def search_one(arguments, dataset, access):
         sides |= {side: of_peer(side) for side in (EXACT, SHARED, TENANTS, FAISS)}
         rounds = common.alternate(arguments.rounds or 3, sides)
         exhaustive = {side: exhausted(store, asked) for side, store in stores.items()}
+        wide = {p: wide_recall(stores[APUS["none"]], asked, p) for p in PATIENCE} if stores else {}
 
     settings = {side: list(seen[0]) for side, seen in rounds.items()}
     merged = {side: {s: measure.over_rounds([r[s] for r in seen]) for s in settings[side]}
@@ -92,7 +97,7 @@ def search_one(arguments, dataset, access):
                 not any(r[f] for side, of in merged.items() for r in of.values() for f in faults(side)),
                 {f: sum(r[f] for of in merged.values() for r in of.values()) for f in ("leaks", "short", "twice")})]
     if stores:
-        verdict += bars(access, merged, curves, exhaustive)
+        verdict += bars(access, merged, curves, exhaustive, wide)
     return {"pairs": len(asked), "sides": merged, "peers": peer.facts, "chart": str(picture), "verdict": verdict}
 
 
@@ -106,7 +111,13 @@ def exhausted(store, asked):
     return asked.judge(ids, times)["recall"]
 
 
-def bars(access, merged, curves, exhaustive):
+def wide_recall(store, asked, patience):
+    """Recall of float32 that keeps as many candidates as SQ8 does: a list of these is improved as often."""
+    ids, times, _ = store.search(asked, "--patience", patience, k=SQ8_CANDIDATES)
+    return asked.judge(ids, times)["recall"]
+
+
+def bars(access, merged, curves, exhaustive, wide):
     verdict = []
     swept = {side: [r for s, r in merged[side].items() if s.startswith("P")] for side in APUS.values()}
     if access == "deb":
@@ -130,7 +141,8 @@ def bars(access, merged, curves, exhaustive):
     verdict.append(("A2 no bucket > 1.1× of the exact scan", worst[0] <= 1.1,
                     f"worst {ratio(worst[0])}: {worst[1]} {worst[2]} {worst[3]}"))
     if "b3" in exact:
-        for (quantizer, side), bar in zip(APUS.items(), (2.5, 5)):
+        for quantizer, side in APUS.items():
+            bar = FASTER[quantizer]
             cost, reached = cost_at(points(swept[side], "b3"), 0.95)
             verdict.append((f"A2 {side} ≥ {bar}× faster than exact for ≥ 5000 vectors at recall .95",
                             reached and exact["b3"] / cost >= bar,
@@ -145,11 +157,11 @@ def bars(access, merged, curves, exhaustive):
     recalls = {side: [merged[side][f"P{p}"]["recall"] for p in PATIENCE] for side in APUS.values()}
     verdict.append(("A7 recall rises with the patience", all(r == sorted(r) for r in recalls.values()),
                     {side: [f"{x:.4f}" for x in r] for side, r in recalls.items()}))
-    # SQ8 ranks by codes and orders 3k of them again, which is not exact even over everything.
+    # SQ8 ranks by codes and orders 3k of them again; RaBitQ's bound fails now and then: neither is exact over everything.
     verdict.append(("A7 without end it is the exact answer", exhaustive[APUS["none"]] == 1,
                     {side: f"{r:.5f}" for side, r in exhaustive.items()}))
-    apart = [abs(a - b) for a, b in zip(*recalls.values())]
-    verdict.append(("A8 SQ8 within .005 of float32 at equal patience", max(apart) <= 0.005,
+    apart = [abs(wide[p] - recall) for p, recall in zip(PATIENCE, recalls[APUS["sq8"]])]
+    verdict.append(("A8 SQ8 within .005 of float32 at equal patience and candidates", max(apart) <= 0.005,
                     f"at most {max(apart):.4f}"))
     filtered = cost_at(points(curves[FAISS]), 0.95)[0]
     scan, tree = merged[APUS["none"]]["exact"]["cpu_us"], ours[APUS["none"]][0]

@@ -59,13 +59,13 @@ class Store:
         """Imports the whole set, or these of its parts, which follow one another."""
         if parts is None:
             self.run("import", self.path, "--vectors", dataset / "vectors.npy",
-                     "--access", dataset / access / "access.npz")
+                     "--access", dataset / access / "access.npz", "--no-train")
             return self
         for part in parts:
             vectors = dataset / "parts" / f"{part}.npy"
             first = sum(len(np.load(dataset / "parts" / f"{i}.npy", mmap_mode="r")) for i in range(part))
             self.run("import", self.path, "--vectors", vectors, "--access", dataset / access / "parts" / f"{part}.npz",
-                     "--first-id", first)
+                     "--first-id", first, "--no-train")
         return self
 
     def train(self):
@@ -80,14 +80,14 @@ class Store:
     def stats(self):
         return self.json("stats", self.path)
 
-    def search(self, asked, *options):
+    def search(self, asked, *options, k=10):
         """(ids, times in µs, JSON) of the pairs, one by one on one thread after an unmeasured pass."""
         with tempfile.TemporaryDirectory(dir=self.folder) as work:
             work = Path(work)
             np.save(work / "queries.npy", asked.queries)
             np.save(work / "tenants.npy", asked.tenants)
             said = self.json("search", self.path, "--queries", work / "queries.npy", "--tenants", work / "tenants.npy",
-                             "--k", 10, "--threads", 1, "--warm", "--out", work / "ids.npy",
+                             "--k", k, "--threads", 1, "--warm", "--out", work / "ids.npy",
                              "--times", work / "times.npy", *options)
             return np.load(work / "ids.npy"), np.load(work / "times.npy"), said
 

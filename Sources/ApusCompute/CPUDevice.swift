@@ -2,7 +2,8 @@ import ApusKernels
 
 /// Executes operations on this machine's cores with the kernels of its instruction-set level.
 ///
-/// Owned by one thread at a time; its pool's threads only run inside a call.
+/// Owned by one thread at a time; its pool's threads only run inside a call. Operations allocate nothing on the heap: the
+/// bodies of parallel loops capture nothing and get what they need as a tuple (`ThreadPool.parallelFor`).
 public final class CPUDevice: Device {
   /// How products with quantised weights are computed.
   public enum Precision: Sendable {
@@ -16,6 +17,8 @@ public final class CPUDevice: Device {
   public let precision: Precision
   public let pool: ThreadPool
   let kernels: KernelTable
+  /// Where each segment's items end, of the attention under way.
+  private var itemEnds: [Int] = []
 
   /// A device with `threads` threads, the caller's included.
   public init(
@@ -56,15 +59,17 @@ public final class CPUDevice: Device {
       let balanced = max(1, tiles / (4 * pool.threads))
       let grain =
         pool.threads == 1 ? tiles : x.rows > 16 ? balanced : max(1, min(Self.grainBytes / tileBytes, balanced))
-      pool.parallelFor(items: tiles, grain: grain) { range, thread in
+      pool.parallelFor(
+        items: tiles, grain: grain, over: (device: self, x: x, projections: projections, activations: activations)
+      ) { c, range, thread in
         var first = 0
-        for p in projections {
+        for p in c.projections {
           let count = (p.weight.rows + Self.tileRows - 1) / Self.tileRows
           let mine = range.clamped(to: first..<first + count)
           if !mine.isEmpty {
             let rows =
               (mine.lowerBound - first) * Self.tileRows..<min((mine.upperBound - first) * Self.tileRows, p.weight.rows)
-            product(x, p, rows, activations, pool.scratch(thread))
+            c.device.product(c.x, p, rows, c.activations, c.device.pool.scratch(thread))
           }
           first += count
         }
@@ -83,9 +88,11 @@ public final class CPUDevice: Device {
     layout: ActivationLayout, base: UnsafeMutableRawPointer
   ) {
     let base = arena.bytes(layout.bytes)
-    let kernels = kernels
-    pool.parallelFor(items: layout.panelCount, grain: x.rows <= 16 ? layout.panelCount : 1) { panels, _ in
-      kernels.quantizeActivations(x.constFloats, x.stride, layout, panels, base)
+    pool.parallelFor(
+      items: layout.panelCount, grain: x.rows <= 16 ? layout.panelCount : 1,
+      over: (device: self, x: x, layout: layout, base: base)
+    ) { c, panels, _ in
+      c.device.kernels.quantizeActivations(c.x.constFloats, c.x.stride, c.layout, panels, c.base)
     }
     return (layout, base)
   }
@@ -120,13 +127,13 @@ public final class CPUDevice: Device {
   public func gatherRows(_ table: Tensor, _ ids: Tensor, into out: Tensor) {
     precondition(ids.columns == out.rows && table.columns == out.columns)
     let index = ids.base.assumingMemoryBound(to: Int32.self)
-    byRows(out, grain: 8) { [kernels] rows in
+    byRows(out, grain: 8, over: (device: self, table: table, index: index, out: out)) { c, rows, _ in
       for row in rows {
-        let id = Int(index[row])
-        precondition(id >= 0 && id < table.rows, "row \(id) of a table of \(table.rows)")
-        kernels.dequantize(
-          table.dtype, UnsafeRawPointer(table.base + id * table.rowBytes), table.columns,
-          out.floats + row * out.stride)
+        let id = Int(c.index[row])
+        precondition(id >= 0 && id < c.table.rows, "row \(id) of a table of \(c.table.rows)")
+        c.device.kernels.dequantize(
+          c.table.dtype, UnsafeRawPointer(c.table.base + id * c.table.rowBytes), c.table.columns,
+          c.out.floats + row * c.out.stride)
       }
     }
   }
@@ -142,36 +149,43 @@ public final class CPUDevice: Device {
   // MARK: rows
 
   /// Runs `body` over row ranges, on all threads when there is enough to do.
-  private func byRows(_ x: Tensor, grain: Int, _ body: (Range<Int>) -> Void) {
+  private func byRows<Context>(
+    _ x: Tensor, grain: Int, over context: Context, _ body: @escaping (Context, Range<Int>, _ thread: Int) -> Void
+  ) {
     if x.rows * x.columns < 1 << 14 || x.rows == 1 {
-      body(0..<x.rows)
+      body(context, 0..<x.rows, 0)
     } else {
-      pool.parallelFor(items: x.rows, grain: grain) { rows, _ in body(rows) }
+      pool.parallelFor(items: x.rows, grain: grain, over: context, body)
     }
   }
 
   public func rmsNorm(_ x: Tensor, weight: Tensor?, epsilon: Float, into out: Tensor) {
-    byRows(x, grain: 16) { [kernels] rows in
-      kernels.rmsNorm(
-        x.constFloats + rows.lowerBound * x.stride, x.stride, weight?.constFloats, epsilon,
-        out.floats + rows.lowerBound * out.stride, out.stride, rows.count, x.columns)
+    byRows(x, grain: 16, over: (device: self, x: x, weight: weight, epsilon: epsilon, out: out)) { c, rows, _ in
+      c.device.kernels.rmsNorm(
+        c.x.constFloats + rows.lowerBound * c.x.stride, c.x.stride, c.weight?.constFloats, c.epsilon,
+        c.out.floats + rows.lowerBound * c.out.stride, c.out.stride, rows.count, c.x.columns)
     }
   }
 
   public func layerNorm(_ x: Tensor, weight: Tensor?, bias: Tensor?, epsilon: Float, into out: Tensor) {
-    byRows(x, grain: 16) { [kernels] rows in
-      kernels.layerNorm(
-        x.constFloats + rows.lowerBound * x.stride, x.stride, weight?.constFloats, bias?.constFloats, epsilon,
-        out.floats + rows.lowerBound * out.stride, out.stride, rows.count, x.columns)
+    byRows(
+      x, grain: 16, over: (device: self, x: x, weight: weight, bias: bias, epsilon: epsilon, out: out)
+    ) { c, rows, _ in
+      c.device.kernels.layerNorm(
+        c.x.constFloats + rows.lowerBound * c.x.stride, c.x.stride, c.weight?.constFloats, c.bias?.constFloats,
+        c.epsilon, c.out.floats + rows.lowerBound * c.out.stride, c.out.stride, rows.count, c.x.columns)
     }
   }
 
   public func rmsNormHeads(_ x: Tensor, headDim: Int, weight: Tensor?, epsilon: Float) {
-    let heads = x.columns / headDim
-    byRows(x, grain: 16) { [kernels] rows in
+    byRows(
+      x, grain: 16, over: (device: self, x: x, headDim: headDim, weight: weight, epsilon: epsilon)
+    ) { c, rows, _ in
       for row in rows {
-        let p = x.floats + row * x.stride
-        kernels.rmsNorm(FloatPointer(p), headDim, weight?.constFloats, epsilon, p, headDim, heads, headDim)
+        let p = c.x.floats + row * c.x.stride
+        c.device.kernels.rmsNorm(
+          FloatPointer(p), c.headDim, c.weight?.constFloats, c.epsilon, p, c.headDim, c.x.columns / c.headDim,
+          c.headDim)
       }
     }
   }
@@ -180,17 +194,22 @@ public final class CPUDevice: Device {
     _ x: Tensor, headDim: Int, rotaryDim: Int, pairing: RotaryPairing, table: Tensor, positions: Tensor
   ) {
     let index = UnsafePointer(positions.base.assumingMemoryBound(to: Int32.self))
-    byRows(x, grain: 16) { [kernels] rows in
-      kernels.rope(
-        x.floats + rows.lowerBound * x.stride, x.stride, rows.count, x.columns / headDim, headDim, rotaryDim, pairing,
-        table.constFloats, index + rows.lowerBound)
+    byRows(
+      x, grain: 16,
+      over: (
+        device: self, x: x, headDim: headDim, rotaryDim: rotaryDim, pairing: pairing, table: table, index: index
+      )
+    ) { c, rows, _ in
+      c.device.kernels.rope(
+        c.x.floats + rows.lowerBound * c.x.stride, c.x.stride, rows.count, c.x.columns / c.headDim, c.headDim,
+        c.rotaryDim, c.pairing, c.table.constFloats, c.index + rows.lowerBound)
     }
   }
 
   public func softmax(_ x: Tensor) {
-    byRows(x, grain: 16) { [kernels] rows in
-      let p = x.floats + rows.lowerBound * x.stride
-      kernels.softmax(FloatPointer(p), x.stride, p, x.stride, rows.count, x.columns)
+    byRows(x, grain: 16, over: (device: self, x: x)) { c, rows, _ in
+      let p = c.x.floats + rows.lowerBound * c.x.stride
+      c.device.kernels.softmax(FloatPointer(p), c.x.stride, p, c.x.stride, rows.count, c.x.columns)
     }
   }
 
@@ -231,22 +250,23 @@ public final class CPUDevice: Device {
         slopes: slopes.isEmpty ? nil : slopes.baseAddress,
         kv: segments[0].kv)
       // The items of all segments in one row, so that a prompt's share the threads with other sequences' single ones.
-      var ends: [Int] = []
-      ends.reserveCapacity(segments.count)
+      itemEnds.removeAll(keepingCapacity: true)
       for segment in segments {
         point(&arguments, to: segment, q, out)
-        ends.append((ends.last ?? 0) + kernels.attentionItems(arguments))
+        itemEnds.append((itemEnds.last ?? 0) + kernels.attentionItems(arguments))
       }
-      let shared = arguments
-      pool.parallelFor(items: ends.last ?? 0, grain: 1) { range, thread in
-        var mine = shared
-        var segment = ends.firstIndex { $0 > range.lowerBound } ?? 0
+      pool.parallelFor(
+        items: itemEnds.last ?? 0, grain: 1,
+        over: (device: self, arguments: arguments, segments: segments, ends: itemEnds, q: q, out: out)
+      ) { c, range, thread in
+        var mine = c.arguments
+        var segment = c.ends.firstIndex { $0 > range.lowerBound } ?? 0
         var item = range.lowerBound
         while item < range.upperBound {
-          let first = segment == 0 ? 0 : ends[segment - 1]
-          let end = min(range.upperBound, ends[segment])
-          point(&mine, to: segments[segment], q, out)
-          kernels.attention(mine, item - first..<end - first, pool.scratch(thread))
+          let first = segment == 0 ? 0 : c.ends[segment - 1]
+          let end = min(range.upperBound, c.ends[segment])
+          c.device.point(&mine, to: c.segments[segment], c.q, c.out)
+          c.device.kernels.attention(mine, item - first..<end - first, c.device.pool.scratch(thread))
           item = end
           segment += 1
         }
@@ -266,20 +286,23 @@ public final class CPUDevice: Device {
   // MARK: elements
 
   public func activate(_ activation: Activation, gate: Tensor, up: Tensor?, into out: Tensor) {
-    byRows(gate, grain: 4) { [kernels] rows in
+    byRows(
+      gate, grain: 4, over: (device: self, activation: activation, gate: gate, up: up, out: out)
+    ) { c, rows, _ in
       for row in rows {
-        kernels.activate(
-          activation, gate.constFloats + row * gate.stride, up.map { $0.constFloats + row * $0.stride },
-          out.floats + row * out.stride, gate.columns)
+        c.device.kernels.activate(
+          c.activation, c.gate.constFloats + row * c.gate.stride, c.up.map { $0.constFloats + row * $0.stride },
+          c.out.floats + row * c.out.stride, c.gate.columns)
       }
     }
   }
 
   public func add(_ a: Tensor, _ b: Tensor, into out: Tensor) {
-    byRows(a, grain: 16) { [kernels] rows in
+    byRows(a, grain: 16, over: (device: self, a: a, b: b, out: out)) { c, rows, _ in
       for row in rows {
-        kernels.add(
-          a.constFloats + row * a.stride, b.constFloats + row * b.stride, out.floats + row * out.stride, a.columns)
+        c.device.kernels.add(
+          c.a.constFloats + row * c.a.stride, c.b.constFloats + row * c.b.stride, c.out.floats + row * c.out.stride,
+          c.a.columns)
       }
     }
   }
@@ -292,10 +315,10 @@ public final class CPUDevice: Device {
   }
 
   public func softcap(_ x: Tensor, _ cap: Float) {
-    byRows(x, grain: 4) { [kernels] rows in
+    byRows(x, grain: 4, over: (device: self, x: x, cap: cap)) { c, rows, _ in
       for row in rows {
-        let p = x.floats + row * x.stride
-        kernels.softcap(cap, FloatPointer(p), p, x.columns)
+        let p = c.x.floats + row * c.x.stride
+        c.device.kernels.softcap(c.cap, FloatPointer(p), p, c.x.columns)
       }
     }
   }
@@ -334,10 +357,9 @@ public final class CPUDevice: Device {
     x.floats.update(from: values, count: values.count)
   }
 
-  public func integers(_ values: some Collection<Int32>) -> Tensor {
+  public func integers(_ values: [Int32]) -> Tensor {
     let t = arena.tensor(1, values.count, dtype: .i32)
-    let p = t.base.assumingMemoryBound(to: Int32.self)
-    for (i, value) in values.enumerated() { p[i] = value }
+    t.base.assumingMemoryBound(to: Int32.self).update(from: values, count: values.count)
     return t
   }
 }

@@ -130,7 +130,7 @@ public protocol Device: AnyObject {
   /// Sets the elements of `[1, n]` f32.
   func set(_ x: Tensor, _ values: [Float])
   /// The elements of `[n]` integers in a new transient tensor `[1, n]` i32.
-  func integers(_ values: some Collection<Int32>) -> Tensor
+  func integers(_ values: [Int32]) -> Tensor
 }
 
 extension Device {

@@ -14,7 +14,7 @@ public final class PlanningDevice: Device {
     }
   }
 
-  public func integers(_ values: some Collection<Int32>) -> Tensor { arena.tensor(1, values.count, dtype: .i32) }
+  public func integers(_ values: [Int32]) -> Tensor { arena.tensor(1, values.count, dtype: .i32) }
 
   public func topRows(_ probabilities: Tensor, _ k: Int) -> [(rows: [Int32], weights: [Float])] {
     let all = (

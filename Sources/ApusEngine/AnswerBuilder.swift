@@ -36,6 +36,15 @@ public struct AnswerBuilder: Sendable {
     if maxTokens <= 0 { finishReason = .length }
   }
 
+  /// UTF-8 bytes of a token's text, more than most have.
+  private static let bytesPerToken = 8
+
+  /// Takes memory for so many tokens and their text.
+  mutating func reserve(tokens count: Int) {
+    tokens.reserveCapacity(count)
+    text.reserveCapacity(count * Self.bytesPerToken)
+  }
+
   /// Takes the next token; nil if it ended the answer without belonging to it.
   public mutating func accept(_ token: Int32, logProbabilities: TokenLogProbabilities? = nil) -> GeneratedToken? {
     precondition(finishReason == nil, "the answer has ended")

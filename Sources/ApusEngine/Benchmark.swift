@@ -128,11 +128,13 @@ public struct Benchmark {
       try fill(runner, sequence, prompt(promptLength, round &* batch &+ index))
     }
     var next = [Int32](repeating: 0, count: batch)
+    var step = TokenBatch()
     let clock = ContinuousClock()
     let start = clock.now
     for _ in 0..<tokens {
-      let inputs = zip(sequences, next).map { ModelRunner.Input($0, CollectionOfOne($1), logits: .last) }
-      try runner.forward(inputs) { logits in
+      step.removeAll()
+      for row in 0..<batch { step.append(sequences[row], CollectionOfOne(next[row])) }
+      try runner.forward(step) { logits in
         for row in 0..<batch { next[row] = Int32(VectorMath.maximum(UnsafeBufferPointer(logits[row])).index) }
       }
     }

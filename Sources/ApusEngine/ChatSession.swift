@@ -53,7 +53,7 @@ public final class ChatSession {
     let prompt = try formatter.tokens(messages: asked.map(\.jinjaValue))
     let answer = try generator.generate(prompt, options, cancellation: cancellation) { event in
       switch event {
-      case .started: break
+      case .started, .prompt: break
       case .token(let token): if !token.text.isEmpty { try onText(token.text) }
       case .finished(let generation): if !generation.tail.isEmpty { try onText(generation.tail) }
       }

@@ -20,19 +20,24 @@ public struct GenerationOptions: Sendable, Equatable {
   public var ignoreEOS: Bool
   /// Reports the log-probability of each token, with this many of the best beside it; nil reports none.
   public var logProbabilities: Int?
+  /// Reports the log-probabilities of the prompt's tokens too, with this many of the best at each place; nil reports none.
+  /// Such a prompt is computed whole, whatever is known of its beginning.
+  public var promptLogProbabilities: Int?
   public var overflow: Overflow
   /// What the answer must be a text of; the answer ends when nothing more can follow. Nil allows everything.
   public var grammar: TokenGrammar?
 
   public init(
     sampling: SamplingOptions = .greedy, maxTokens: Int? = nil, stop: [String] = [], ignoreEOS: Bool = false,
-    logProbabilities: Int? = nil, overflow: Overflow = .error, grammar: TokenGrammar? = nil
+    logProbabilities: Int? = nil, promptLogProbabilities: Int? = nil, overflow: Overflow = .error,
+    grammar: TokenGrammar? = nil
   ) {
     self.sampling = sampling
     self.maxTokens = maxTokens
     self.stop = stop
     self.ignoreEOS = ignoreEOS
     self.logProbabilities = logProbabilities
+    self.promptLogProbabilities = promptLogProbabilities
     self.overflow = overflow
     self.grammar = grammar
   }
@@ -65,10 +70,13 @@ public struct GeneratedToken: Sendable, Equatable {
   }
 }
 
-/// What happened while a prompt was read and an answer written, in order: `started`, `token`…, `finished`.
+/// What happened while a prompt was read and an answer written, in order: `started`, `prompt` if asked for, `token`…,
+/// `finished`.
 public enum GenerationEvent: Sendable {
   /// The prompt has been tokenised; `cached` of its tokens were in the KV store already.
   case started(promptTokens: Int, cached: Int)
+  /// How probable the prompt is.
+  case prompt(Score)
   case token(GeneratedToken)
   case finished(Generation)
 }

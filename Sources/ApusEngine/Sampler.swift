@@ -18,6 +18,8 @@ public struct Sampler: Sendable {
   private let random: Philox
   private var history: TokenHistory
   private var candidates: [Candidate] = []
+  /// For sorting candidates.
+  private var scratch: [Candidate] = []
   private var blockMasses: [Double] = []
   private var unchanged: [Float] = []
 
@@ -41,6 +43,9 @@ public struct Sampler: Sendable {
     history = TokenHistory(options, vocabularySize: vocabularySize)
     for token in prompt { history.append(token, isGenerated: false) }
   }
+
+  /// Takes memory for an answer of so many tokens.
+  mutating func reserve(tokens count: Int) { history.reserve(tokens: count) }
 
   /// Tells the penalties that the answer goes on with this token.
   public mutating func accept(_ token: Int32) {
@@ -186,7 +191,7 @@ public struct Sampler: Sendable {
         i += 1
       }
     }
-    candidates.sort { isWorse($1, $0) }
+    candidates.sort(through: &scratch) { isWorse($1, $0) }
     for j in candidates.indices {
       candidates[j].exponent = (candidates[j].exponent - maximum) * scale
       candidates[j].weight = VectorMath.exp(candidates[j].exponent)
@@ -195,7 +200,7 @@ public struct Sampler: Sendable {
 
   /// Cuts `candidates` to the smallest keys (the lower id among equals) whose weights reach `mass`; at least one.
   private mutating func keepSmallestKeys(mass: Double) {
-    candidates.sort { $0.key < $1.key || ($0.key == $1.key && $0.token < $1.token) }
+    candidates.sort(through: &scratch) { $0.key < $1.key || ($0.key == $1.key && $0.token < $1.token) }
     var sum = 0.0
     var count = 0
     while count < candidates.count, count == 0 || sum < mass {
@@ -339,6 +344,12 @@ struct TokenHistory: Sendable {
     if options.presencePenalty != 0 || options.frequencyPenalty != 0 {
       answerCounts = Array(repeating: 0, count: vocabularySize)
     }
+  }
+
+  mutating func reserve(tokens count: Int) {
+    if !windowCounts.isEmpty { windowTokens.reserveCapacity(windowTokens.count + count) }
+    if window != .max { recent.reserveCapacity(min(window, recent.count + count)) }
+    if !answerCounts.isEmpty { answerTokens.reserveCapacity(count) }
   }
 
   mutating func append(_ token: Int32, isGenerated: Bool) {

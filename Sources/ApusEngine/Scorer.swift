@@ -8,6 +8,25 @@ public struct Score: Sendable, Equatable {
   public var logProbabilities: [Float?]
   /// The most probable tokens at each place, if asked for; the first place has none.
   public var top: [[TokenLogProbability]]
+
+  /// Nothing is known yet but that the first token has no probability.
+  public init(of tokens: [Int32]) {
+    self.tokens = tokens
+    logProbabilities = tokens.isEmpty ? [] : [nil]
+    top = tokens.isEmpty ? [] : [[]]
+  }
+
+  var isComplete: Bool { logProbabilities.count == tokens.count }
+
+  /// Takes what the logits `[vocabulary]` after the token at `place` say of the next one, if that is not known yet. Places
+  /// come in order.
+  mutating func read(_ logits: UnsafeBufferPointer<Float>, after place: Int, top count: Int) {
+    guard place + 1 == logProbabilities.count, !isComplete else { return }
+    let report = LogSoftmax(logits)(chosen: tokens[place + 1], top: count)
+    logProbabilities.append(report.chosen)
+    top.append(report.top)
+  }
+
   /// exp(−mean log-probability); nil for a single token.
   public var perplexity: Double? {
     let known = logProbabilities.compactMap { $0 }
@@ -27,8 +46,7 @@ public final class Scorer {
     var options = options
     options.contextLength = options.contextLength ?? min(model.contextLength, max(tokens, 1))
     // All rows of a pass have logits: as many rows as fit into a budget.
-    options.maxBatchTokens = min(
-      options.maxBatchTokens, max(1, Self.logitsBudget / (model.vocabularySize * MemoryLayout<Float>.stride)))
+    options.maxBatchTokens = min(options.maxBatchTokens, Self.rowsOfPass(vocabularySize: model.vocabularySize))
     self.init(runner: try ModelRunner(model, options), vocabularySize: model.vocabularySize)
   }
 
@@ -40,6 +58,11 @@ public final class Scorer {
 
   /// Bytes of logits in one pass.
   private static let logitsBudget = 64 << 20
+
+  /// The most rows of a pass that all have logits.
+  static func rowsOfPass(vocabularySize: Int) -> Int {
+    max(1, logitsBudget / (vocabularySize * MemoryLayout<Float>.stride))
+  }
 
   /// - Parameters:
   ///   - top: how many of the most probable tokens to report at each place.
@@ -57,7 +80,7 @@ public final class Scorer {
     if let index = tokens.firstIndex(where: { $0 < 0 || $0 >= vocabularySize }) {
       throw GenerationError.tokenOutOfRange(index: index, token: tokens[index], vocabularySize: vocabularySize)
     }
-    var score = Score(tokens: tokens, logProbabilities: [nil], top: [[]])
+    var score = Score(of: tokens)
     let sequence = try runner.makeSequence()
     defer { runner.release(sequence) }
     let chunk = stepwise ? 1 : runner.maxBatchTokens
@@ -67,11 +90,7 @@ public final class Scorer {
         for row in 0..<logits.rows {
           let values = UnsafeBufferPointer(logits[row])
           try onRow(values)
-          let next = start + row + 1
-          guard next < tokens.count else { continue }
-          let report = LogSoftmax(values)(chosen: tokens[next], top: top)
-          score.logProbabilities.append(report.chosen)
-          score.top.append(report.top)
+          score.read(values, after: start + row, top: top)
         }
       }
     }

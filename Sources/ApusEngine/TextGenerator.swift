@@ -152,6 +152,10 @@ public final class TextGenerator {
       throw GenerationError.invalidOption(
         name: "top_logprobs", value: "\(count)", expected: "a whole number from 0 to \(size)")
     }
+    if let count = options.promptLogProbabilities {
+      throw GenerationError.invalidOption(
+        name: "prompt_logprobs", value: "\(count)", expected: "nothing: a Scorer tells how probable a text is")
+    }
     if case .shift(let keep) = options.overflow, keep < 0 || keep >= runner.contextLength / 2 {
       throw GenerationError.invalidOption(
         name: "keep", value: "\(keep)", expected: "0 to \(runner.contextLength / 2 - 1), half of the context")

@@ -51,7 +51,7 @@ public final class ThreadPool: Sendable {
     } else if team.currentThread() != nil {
       for thread in 0..<threads { body(thread) }
     } else {
-      team.run(needsAll: true, body: body)
+      withoutActuallyEscaping(body) { body in team.run(EveryThread(body: body), needsAll: true) }
     }
   }
 
@@ -61,6 +61,17 @@ public final class ThreadPool: Sendable {
   /// Each thread walks through a share of its own from the front, so that what it reads is one stream that it can prefetch;
   /// one that has finished takes half of what another has left.
   public func parallelFor(items: Int, grain: Int, _ body: (_ range: Range<Int>, _ thread: Int) -> Void) {
+    withoutActuallyEscaping(body) { body in
+      parallelFor(items: items, grain: grain, over: body) { body, range, thread in body(range, thread) }
+    }
+  }
+
+  /// The same for loops that must not allocate: what the body needs is given as `context`, and it captures nothing.
+  /// (Other threads can only be handed a closure that captures when its captures are moved to the heap.)
+  public func parallelFor<Context>(
+    items: Int, grain: Int, over context: Context,
+    _ body: @escaping (_ context: Context, _ range: Range<Int>, _ thread: Int) -> Void
+  ) {
     precondition(grain > 0, "grain must be positive, not \(grain)")
     if items <= 0 { return }
     let thread = threads == 1 ? 0 : team.currentThread()
@@ -69,29 +80,60 @@ public final class ThreadPool: Sendable {
       var first = 0
       while first < items {
         let end = min(first + grain, items)
-        body(first..<end, thread ?? 0)
+        body(context, first..<end, thread ?? 0)
         first = end
       }
       return
     }
-    let (team, threads) = (team, threads)
-    team.run(needsAll: false) {
-      // In whole grains, so that a range is the same whoever takes it.
-      let grains = (items + grain - 1) / grain
-      for thread in 0..<threads {
-        team.share(thread).set(grains * thread / threads * grain..<min(grains * (thread + 1) / threads * grain, items))
-      }
-    } body: { thread in
-      repeat {
-        while let range = team.share(thread).take(grain) { body(range, thread) }
-      } while team.steal(for: thread, of: threads, grain: grain)
-    }
+    team.run(SharedLoop(items: items, grain: grain, context: context, body: body), needsAll: false)
   }
 
   /// `KernelTable.scratchBytes` bytes, 64-byte aligned, for the kernels that run on `thread`.
   public func scratch(_ thread: Int) -> UnsafeMutableRawPointer {
     precondition(thread >= 0 && thread < threads, "thread \(thread) of a pool of \(threads)")
     return team.scratch + thread * KernelTable.scratchBytes
+  }
+}
+
+/// What all threads of a run do. Workers get it by its address: a value on the caller's stack.
+private protocol Work {
+  /// Runs on the caller's thread before any other has joined.
+  func prepare(_ team: Team)
+  func callAsFunction(_ team: Team, _ thread: Int)
+}
+
+extension Work {
+  fileprivate static func call(_ work: UnsafeRawPointer, _ team: Team, _ thread: Int) {
+    work.assumingMemoryBound(to: Self.self).pointee(team, thread)
+  }
+}
+
+private struct EveryThread: Work {
+  let body: (Int) -> Void
+
+  func prepare(_ team: Team) {}
+  func callAsFunction(_ team: Team, _ thread: Int) { body(thread) }
+}
+
+private struct SharedLoop<Context>: Work {
+  let items: Int
+  let grain: Int
+  let context: Context
+  let body: (Context, Range<Int>, Int) -> Void
+
+  /// Deals out shares in whole grains, so that a range is the same whoever takes it.
+  func prepare(_ team: Team) {
+    let grains = (items + grain - 1) / grain
+    let threads = team.threads
+    for thread in 0..<threads {
+      team.share(thread).set(grains * thread / threads * grain..<min(grains * (thread + 1) / threads * grain, items))
+    }
+  }
+
+  func callAsFunction(_ team: Team, _ thread: Int) {
+    repeat {
+      while let range = team.share(thread).take(grain) { body(context, range, thread) }
+    } while team.steal(for: thread, of: team.threads, grain: grain)
   }
 }
 
@@ -135,11 +177,17 @@ private final class Team: @unchecked Sendable {
   /// What each thread has left of a `parallelFor`.
   func share(_ thread: Int) -> Share { Share(bounds: line(Team.lines + 2 * thread)) }
   let scratch: UnsafeMutableRawPointer
-  private let job: UnsafeMutablePointer<((Int) -> Void)?>
+  private struct Job {
+    let kind: any Work.Type
+    let work: UnsafeRawPointer
+  }
+  private let job: UnsafeMutablePointer<Job?>
   private let handles: UnsafeMutablePointer<pthread_t?>
   private let turn = Mutex<Void>(())
   private let wanted: Int
   private var started = 0
+  /// With the caller.
+  var threads: Int { started + 1 }
 
   init(threads: Int) {
     wanted = threads
@@ -216,20 +264,19 @@ private final class Team: @unchecked Sendable {
     return false
   }
 
-  /// Calls `body` on the calling thread, and on every worker that joins before it returns (all of them if `needsAll`).
-  /// `prepare` runs before any of them.
-  func run(needsAll: Bool, prepare: () -> Void = {}, body: (Int) -> Void) {
+  /// Does the work on the calling thread, and on every worker that joins before it returns (all of them if `needsAll`).
+  func run<W: Work>(_ work: W, needsAll: Bool) {
     turn.withLock { _ in
-      prepare()
+      work.prepare(self)
       caller.pointee.store(identity(pthread_self()), ordering: .relaxed)
-      withoutActuallyEscaping(body) { escaping in
-        job.pointee = escaping
+      withUnsafePointer(to: work) { pointer in
+        job.pointee = Job(kind: W.self, work: UnsafeRawPointer(pointer))
         finished.pointee.store(0, ordering: .relaxed)
         let next = epoch.pointee.load(ordering: .relaxed) &+ 1
         gate.pointee.store(Gate.opened(next), ordering: .sequentiallyConsistent)
         epoch.pointee.store(next, ordering: .sequentiallyConsistent)
         if parked.pointee.load(ordering: .sequentiallyConsistent) != 0 { wake(epoch, started) }
-        escaping(0)
+        work(self, 0)
         if needsAll { wait { self.finished.pointee.load(ordering: .sequentiallyConsistent) == self.started } }
         gate.pointee.bitwiseAnd(~Gate.open, ordering: .sequentiallyConsistent)
         wait { Gate.inside(self.gate.pointee.load(ordering: .sequentiallyConsistent)) == 0 }
@@ -262,8 +309,9 @@ private final class Team: @unchecked Sendable {
       seen = epoch.pointee.load(ordering: .acquiring)
       if stopping.pointee.load(ordering: .acquiring) != 0 { return }
       if !join(seen) { continue }
-      // Unowned: the caller keeps the closure alive until every worker inside is done.
-      job.pointee.unsafelyUnwrapped(index)
+      // The caller keeps the work alive until every worker inside is done.
+      let job = job.pointee.unsafelyUnwrapped
+      job.kind.call(job.work, self, index)
       // In this order: once the gate is empty the caller may begin the next run.
       finished.pointee.add(1, ordering: .sequentiallyConsistent)
       gate.pointee.subtract(1, ordering: .sequentiallyConsistent)

@@ -2,11 +2,13 @@ import ApusEngine
 
 /// What a client is told of an answer, in no dialect: each dialect's writer turns these parts into its own objects.
 ///
-/// In order: `started`, then `text` and calls as they come, then `finished`. The parts of one call follow each other:
+/// In order: `started`, perhaps `prompt`, then `text` and calls as they come, then `finished`. The parts of one call follow each other:
 /// `callBegan`, `callArguments`…, `callEnded`.
 enum AnswerPart: Sendable, Equatable {
   /// The prompt was read; `cached` of its tokens were not computed again.
   case started(promptTokens: Int, cached: Int)
+  /// How probable the prompt is, where the client wants to know.
+  case prompt(Score)
   /// Text for the reader, never part of a call. Log-probabilities are those of the tokens since the last part.
   case text(String, [TokenReport])
   /// The model calls a tool: the `index`-th call of the answer, under an id of ours.

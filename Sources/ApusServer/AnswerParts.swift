@@ -31,6 +31,7 @@ struct AnswerParts: Sendable {
   mutating func parts(for event: GenerationEvent) -> [AnswerPart] {
     switch event {
     case .started(let promptTokens, let cached): return [.started(promptTokens: promptTokens, cached: cached)]
+    case .prompt(let score): return [.prompt(score)]
     case .token(let token):
       if let report = token.logProbabilities { reports.append(TokenReport(id: token.id, logProbabilities: report)) }
       return parts(of: token.text)

@@ -1,5 +1,7 @@
+import ApusCollections
 import ApusEngine
 import ApusModels
+import Dispatch
 import Foundation
 import HTTPTypes
 import Hummingbird
@@ -41,6 +43,8 @@ public struct ServerOptions: Sendable {
   public var drainTimeout: Double
   /// A SQLite file for responses that clients ask to be stored; nil stores none.
   public var responseDatabase: String?
+  /// A folder for collections of vectors; nil keeps none.
+  public var collections: String?
   /// Write prompts and answers to the log, which otherwise never holds what was said.
   public var logsPrompts: Bool
   /// Append the spans of each request to this file, as OTLP's JSON, a line a request.
@@ -51,7 +55,7 @@ public struct ServerOptions: Sendable {
   public init(
     host: String = "127.0.0.1", port: Int = 8080, unixSocket: String? = nil, tls: TLS? = nil,
     bodyLimit: Int = 16 << 20, keys: KeyRing? = nil, allowedOrigins: [String] = [], drainTimeout: Double = 30,
-    responseDatabase: String? = nil, logsPrompts: Bool = false, traceFile: String? = nil,
+    responseDatabase: String? = nil, collections: String? = nil, logsPrompts: Bool = false, traceFile: String? = nil,
     reload: (@Sendable () throws -> ReloadedSettings)? = nil
   ) {
     self.host = host
@@ -63,6 +67,7 @@ public struct ServerOptions: Sendable {
     self.allowedOrigins = allowedOrigins
     self.drainTimeout = drainTimeout
     self.responseDatabase = responseDatabase
+    self.collections = collections
     self.logsPrompts = logsPrompts
     self.traceFile = traceFile
     self.reload = reload
@@ -96,12 +101,13 @@ public struct ReloadedSettings: Sendable {
 public struct Server: Sendable {
   private let state: ServerState
   private let store: (any ResponseStore)?
+  private let collections: CollectionStore?
   private let spans: SpanFile?
   private let options: ServerOptions
   private let logger: Logger
 
   /// `files` tell clients of the models' sizes and formats, by the models' names. Throws if the database of stored
-  /// responses or the file for spans can't be opened.
+  /// responses, the folder of collections or the file for spans can't be opened.
   public init(
     _ engines: [any TextEngine], encoders: [any EmbeddingEngine] = [], files: [ModelDescription] = [],
     _ options: ServerOptions = .init(), logger: Logger = Logger(label: "apus")
@@ -111,6 +117,8 @@ public struct Server: Sendable {
     state = ServerState(
       engines: engines, encoders: encoders, files: files, keys: options.keys,
       requests: RequestLog(logger: logger, logsPrompts: options.logsPrompts, spans: spans))
+    let embedder = EngineEmbedder(encoders, preparation: state.preparation)
+    collections = try options.collections.map { try CollectionStore($0, embedder: embedder) }
     self.options = options
     self.logger = logger
   }
@@ -134,6 +142,7 @@ public struct Server: Sendable {
     TokenizeRoutes(state: state, bodyLimit: limit).add(to: router)
     MessagesRoutes(state: state, bodyLimit: limit).add(to: router)
     OllamaRoutes(state: state, bodyLimit: limit).add(to: router)
+    CollectionRoutes(state: state, store: collections, bodyLimit: limit).add(to: router)
     OpenAPIRoutes.add(
       to: router, version: StatusRoutes.version,
       models: .init(
@@ -176,12 +185,15 @@ public struct Server: Sendable {
   public func run(onListening: @escaping @Sendable (Int) async -> Void = { _ in }) async throws {
     // A socket file that an earlier server left is in the way of the new one.
     if let path = options.unixSocket { unlink(path) }
-    // Services end in reverse order: first new work is refused, then connections close, then the engines stop.
+    // Services end in reverse order: first new work is refused, then connections close, then collections, then the
+    // engines stop.
     let drain = DrainService(state: state, timeout: Mutex(options.drainTimeout))
-    let services: [any Service] = [
-      EngineService(state: state), try application(onListening: onListening), drain,
-      SignalService(state: state, drain: drain, reload: options.reload, logger: logger),
-    ]
+    let upkeep: [any Service] = collections.map { [CollectionService(store: $0)] } ?? []
+    let services: [any Service] =
+      [EngineService(state: state)] + upkeep + [
+        try application(onListening: onListening), drain,
+        SignalService(state: state, drain: drain, reload: options.reload, logger: logger),
+      ]
     let group = ServiceGroup(
       configuration: .init(services: services, gracefulShutdownSignals: [.sigterm, .sigint], logger: logger))
     defer { spans?.flush() }
@@ -197,6 +209,20 @@ private struct EngineService: Service {
     try await gracefulShutdown()
     for engine in state.engines { engine.stop() }
     for encoder in state.encoders { encoder.stop() }
+  }
+}
+
+/// Deletes what expires in collections while the server runs, and closes them after the HTTP service has ended.
+private struct CollectionService: Service {
+  let store: CollectionStore
+
+  func run() async throws {
+    let store = store
+    do { try await cancelWhenGracefulShutdown { try await store.sweepRegularly() } } catch is CancellationError {}
+    // Also when the server could not start. It waits for a disk.
+    try await withCheckedThrowingContinuation { closed in
+      DispatchQueue.global().async { closed.resume(with: Result { try store.close() }) }
+    }
   }
 }
 
@@ -280,8 +306,10 @@ private struct SignalService: Service {
 struct OriginMiddleware: RouterMiddleware {
   let allowed: [String]
 
-  private static let methods = "GET, POST, DELETE, OPTIONS"
-  private static let headers = "authorization, content-type, x-api-key, anthropic-version, x-request-id, traceparent"
+  private static let methods = "GET, POST, PUT, DELETE, OPTIONS"
+  private static let headers =
+    "authorization, content-type, x-api-key, anthropic-version, x-request-id, traceparent, "
+    + HTTPField.Name.tenant.canonicalName
   private static let exposedHeaders = "x-request-id"
 
   func handle(_ request: Request, context: ServerContext, next: (Request, ServerContext) async throws -> Response)

@@ -74,7 +74,8 @@ final class ServerState: Sendable {
 /// API keys and whom they stand for.
 ///
 /// A file holds one key a line, `name:key` or only a key; blank lines and lines that begin with # are skipped. Keys are
-/// kept as SHA-256, so that comparing takes the same time whatever the guess.
+/// kept as SHA-256, so that comparing takes the same time whatever the guess. A key without a name stands for one made of
+/// its hash, not of its line: what its owner has stored must not go to the next key when a line is removed.
 public final class KeyRing: Sendable {
   public struct FileError: Error, CustomStringConvertible {
     var path: String
@@ -116,11 +117,15 @@ public final class KeyRing: Sendable {
           path: path,
           problem: "the key in line \(index + 1) has \(key.utf8.count) bytes, expected \(shortestKey) or more")
       }
-      names[SHA256.hash(data: Data(key.utf8))] = parts.count == 2 ? String(parts[0]) : "key-\(index + 1)"
+      let digest = SHA256.hash(data: Data(key.utf8))
+      let unnamed = "key-" + Array(digest.prefix(hashBytes)).hex
+      names[digest] = parts.count == 2 ? parts[0].trimmingCharacters(in: .whitespaces) : unnamed
     }
     guard !names.isEmpty else { throw FileError(path: path, problem: "it holds no key, expected one a line") }
     return names
   }
 
   private static let shortestKey = 8
+  /// Of a hash that name a key: 48 bits tell keys apart and give none away.
+  private static let hashBytes = 6
 }

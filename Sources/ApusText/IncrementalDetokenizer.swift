@@ -11,6 +11,9 @@ public struct IncrementalDetokenizer: Sendable {
   private let style: DecodingStyle
   private var decoder = UTF8StreamDecoder()
   private var isAtStart: Bool
+  /// The last id's bytes; the memory is used again.
+  private var bytes: [UInt8] = []
+  private static let usualTokenBytes = 64
 
   /// `skipSpecial` leaves control tokens out of the text. `continuing` says that the ids go on after earlier text, such
   /// as a prompt: then a space at the start belongs to the text even where the tokenizer puts one before every text.
@@ -19,12 +22,14 @@ public struct IncrementalDetokenizer: Sendable {
     self.skipSpecial = skipSpecial
     isAtStart = !continuing
     style = tokenizer.decodingStyle
+    bytes.reserveCapacity(Self.usualTokenBytes)
   }
 
   /// The text that became complete with this id; empty while a sequence is unfinished.
   public mutating func append(_ id: Int32) -> String {
     if skipSpecial && tokenizer.isControl(id) { return "" }
-    var bytes = tokenizer.bytes(of: id)
+    bytes.removeAll(keepingCapacity: true)
+    tokenizer.appendBytes(of: id, to: &bytes)
     switch style {
     case .plain: break
     case .stripLeadingSpace:

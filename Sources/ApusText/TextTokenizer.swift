@@ -31,8 +31,14 @@ public struct TextTokenizer: Tokenizer {
   }
 
   public func bytes(of id: Int32) -> [UInt8] {
-    guard vocabulary.kinds.indices.contains(Int(id)) else { return [] }
-    return texts.bytes(of: Int(id), in: vocabulary)
+    var bytes: [UInt8] = []
+    appendBytes(of: id, to: &bytes)
+    return bytes
+  }
+
+  public func appendBytes(of id: Int32, to bytes: inout [UInt8]) {
+    guard vocabulary.kinds.indices.contains(Int(id)) else { return }
+    texts.append(Int(id), in: vocabulary, to: &bytes)
   }
 
   /// The id of a token by its exact text (`"<|im_end|>"`), controls included; nil if there is none. O(vocabulary).
@@ -124,18 +130,28 @@ enum PieceTexts: Sendable {
   /// A space in front of every piece without the prefix, which is dropped; pieces in BERT's vocabulary.
   case wordPiece(prefix: [UInt8])
 
-  func bytes(of id: Int, in vocabulary: Vocabulary) -> [UInt8] {
+  /// Appends a piece's text.
+  func append(_ id: Int, in vocabulary: Vocabulary, to bytes: inout [UInt8]) {
     let piece = vocabulary.pieces[id]
     let kind = vocabulary.kinds[id]
-    if kind == .byte, let byte = Vocabulary.byteValue(of: piece) { return [byte] }
+    if kind == .byte, let byte = Vocabulary.byteValue(of: piece) { return bytes.append(byte) }
+    let isName = kind == .control || kind == .unknown
     switch self {
-    case .raw: return Array(piece)
-    case .marker:
-      if kind == .control || kind == .unknown { return Array(piece) }
-      return Normalizer.replacing(Array(piece), BytePairModel.marker, [0x20])
+    case .marker where !isName:
+      var rest = piece
+      while let first = rest.first {
+        let isMarker = rest.starts(with: BytePairModel.marker)
+        bytes.append(isMarker ? 0x20 : first)
+        rest = rest.dropFirst(isMarker ? BytePairModel.marker.count : 1)
+      }
     case .wordPiece(let prefix):
-      if kind == .control || kind == .unknown { return [0x20] + piece }
-      return piece.starts(with: prefix) ? Array(piece.dropFirst(prefix.count)) : [0x20] + piece
+      if !isName && piece.starts(with: prefix) {
+        bytes += piece.dropFirst(prefix.count)
+      } else {
+        bytes.append(0x20)
+        bytes += piece
+      }
+    case .raw, .marker: bytes += piece
     }
   }
 }

@@ -19,6 +19,9 @@ public protocol Tokenizer: Sendable {
   /// A control token gives its name; an id out of range gives no bytes.
   func bytes(of id: Int32) -> [UInt8]
 
+  /// Appends what `bytes(of:)` gives to bytes that the caller keeps, so that detokenising allocates nothing.
+  func appendBytes(of id: Int32, to bytes: inout [UInt8])
+
   /// What an id is for; `.unused` for ids out of range.
   func kind(of id: Int32) -> TokenKind
 
@@ -29,6 +32,8 @@ public protocol Tokenizer: Sendable {
 extension Tokenizer {
   /// Encodes with the model's own special tokens added and no special token parsed out of the text.
   public func encode(_ text: String) -> [Int32] { encode(text, options: EncodingOptions()) }
+
+  public func appendBytes(of id: Int32, to bytes: inout [UInt8]) { bytes += self.bytes(of: id) }
 
   /// Whether an id steers the model and is no text.
   public func isControl(_ id: Int32) -> Bool {

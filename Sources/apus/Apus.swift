@@ -10,6 +10,7 @@ struct Apus: ParsableCommand {
       apus serve                                 answer OpenAI's clients on http://127.0.0.1:8080/v1
       apus model pull qwen2.5-coder-0.5b         fetch a model
       apus vectors search store --queries q.npy  search what a tenant may see
+      apus collections search library docs …     the same by text
 
       A model is a built-in name (apus model ls), a GGUF file, a folder with safetensors, a URL, or hf:ORG/REPO[:FILE].
       Models are kept in $APUS_HOME (default ~/.cache/apus); APUS_OFFLINE=1 forbids the network.
@@ -19,7 +20,8 @@ struct Apus: ParsableCommand {
     version: Version.text,
     subcommands: [
       RunCommand.self, ChatCommand.self, EmbedCommand.self, TokenizeCommand.self, ScoreCommand.self, BenchCommand.self,
-      ModelCommand.self, VectorsCommand.self, ConfigCommand.self, DoctorCommand.self, ServeCommand.self,
+      ModelCommand.self, VectorsCommand.self, CollectionsCommand.self, ConfigCommand.self, DoctorCommand.self,
+      ServeCommand.self,
     ])
 }
 

@@ -9,18 +9,24 @@ struct ByteTokenizer: Tokenizer {
   static let eos: Int32 = 256
   static let bos: Int32 = 257
   static let control: Int32 = 258
-  var hasBOS = true
+  /// Of the ids from 256 on.
+  private static let names = (256...258).map { Array("<\($0)>".utf8) }
+  let specialTokens: SpecialTokens
 
-  var vocabularySize: Int { 259 }
-  var specialTokens: SpecialTokens {
+  init(hasBOS: Bool = true) {
     var tokens = SpecialTokens()
     tokens.eos = Self.eos
     tokens.bos = hasBOS ? Self.bos : nil
     tokens.endOfGeneration = [Self.eos]
-    return tokens
+    specialTokens = tokens
   }
+
+  var vocabularySize: Int { 259 }
   func encode(_ text: String, options: EncodingOptions) -> [Int32] { text.utf8.map { Int32($0) } }
-  func bytes(of id: Int32) -> [UInt8] { id < 256 ? [UInt8(id)] : Array("<\(id)>".utf8) }
+  func bytes(of id: Int32) -> [UInt8] { id < 256 ? [UInt8(id)] : Self.names[Int(id) - 256] }
+  func appendBytes(of id: Int32, to bytes: inout [UInt8]) {
+    if id < 256 { bytes.append(UInt8(id)) } else { bytes += self.bytes(of: id) }
+  }
   func kind(of id: Int32) -> TokenKind { id < 256 ? .normal : .control }
   var decodingStyle: DecodingStyle { .plain }
 }

@@ -42,7 +42,7 @@ import Testing
         switch event {
         case .token(let token): shown += token.text
         case .finished(let generation): shown += generation.tail
-        case .started: break
+        case .started, .prompt: break
         }
       }
       #expect(result.text == expected)

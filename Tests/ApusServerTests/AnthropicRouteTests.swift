@@ -249,6 +249,7 @@ import Testing
     try await held.forEach { event in
       switch event {
       case .started: kinds.append("started")
+      case .prompt: kinds.append("prompt")
       case .token: kinds.append("token")
       case .finished: kinds.append("finished")
       }

@@ -12,8 +12,8 @@ import TestSupport
   private static let path = "/v1/completions"
   private let header = CompletionHeader(id: "cmpl-1", created: 5, model: "m")
 
-  private func writer(index: Int = 0, echo: String? = nil) -> CompletionChoiceWriter {
-    CompletionChoiceWriter(index: index, echo: echo, tokenizer: ByteTokenizer())
+  private func writer(index: Int = 0, echo: String? = nil, scoresPrompt: Bool = false) -> CompletionChoiceWriter {
+    CompletionChoiceWriter(index: index, echo: echo, scoresPrompt: scoresPrompt, tokenizer: ByteTokenizer())
   }
 
   private func end(_ reason: AnswerEnd.Reason = .stop, _ text: String = "ab") -> AnswerEnd {
@@ -56,6 +56,37 @@ import TestSupport
 
 
         """#)
+  }
+
+  @Test func aScoredPromptComesBackWithItsLogProbabilities() {
+    var score = Score(of: [0x61, 0x62])
+    score.logProbabilities.append(-1)
+    score.top.append([.init(token: 0x63, logProbability: -0.5)])
+    let parts: [AnswerPart] = [
+      .started(promptTokens: 2, cached: 0), .prompt(score), .text("d", [report(0x64, -2)]),
+    ]
+    let expected =
+      #"{"tokens":["a","b","d"],"token_logprobs":[null,-1.0,-2.0],"#
+      + #""top_logprobs":[null,{"c":-0.5,"b":-1.0},{"d":-2.0}],"text_offset":[0,1,2]}"#
+    var whole = writer(echo: "ab", scoresPrompt: true)
+    #expect(parts.allSatisfy { whole.whole(for: $0) == nil })
+    let choice = whole.whole(for: .finished(end(.stop, "d")))?.choice
+    #expect(text(choice?["logprobs"]) == expected && choice?["text"]?.string == "abd")
+    var streamed = writer(echo: "ab", scoresPrompt: true)
+    let pieces = parts.flatMap { streamed.pieces(for: $0) }
+    #expect(pieces.map { $0["text"]?.string } == ["ab", "d"])
+    #expect(text(pieces[0]["logprobs"]?["token_logprobs"]) == "[null,-1.0]")
+    #expect(text(pieces[1]["logprobs"]?["text_offset"]) == "[2]")
+  }
+
+  @Test func onlyAnEchoedPromptIsScored() async throws {
+    for (fields, expected) in [
+      (#""echo": true, "logprobs": 3"#, 3), (#""echo": true"#, nil), (#""logprobs": 3"#, nil),
+    ] as [(String, Int?)] {
+      let host = DialectHost()
+      _ = try await host.send(Self.path, #"{"model": "fake", "prompt": "a", \#(fields)}"#)
+      #expect(host.engine.asked.withLock { $0.map(\.1.promptLogProbabilities) } == [expected])
+    }
   }
 
   @Test func logProbabilitiesAreParallelListsWithOffsetsInCharacters() {
@@ -189,7 +220,6 @@ import TestSupport
       (#""best_of": 3"#, "best_of"), (#""suffix": "x""#, "suffix"), (#""suffix": 1"#, "suffix"),
       (#""echo": 1"#, "echo"),
       (#""logprobs": 21"#, "logprobs"), (#""logprobs": true"#, "logprobs"),
-      (#""logprobs": 1, "echo": true"#, "logprobs"),
       (#""stream_options": 3"#, "stream_options"),
       (#""stream_options": {"include_usage": 3}"#, "stream_options.include_usage"),
     ] {

@@ -105,6 +105,31 @@ def log_probabilities_are_parallel_lists():
 
 
 @check
+def an_echoed_prompt_has_log_probabilities():
+    answer = complete(logprobs=2, max_tokens=8).choices[0]
+    whole = client.completions.create(
+        model=model, prompt=PROMPT + answer.text, max_tokens=0, logprobs=2, echo=True).choices[0]
+    expect(whole.text == PROMPT + answer.text and whole.finish_reason == "length", f"{whole.text!r}")
+    lists = whole.logprobs
+    expect("".join(lists.tokens) == whole.text, f"{lists.tokens}")
+    expect(lists.token_logprobs[0] is None and lists.top_logprobs[0] is None, "nothing comes before the first token")
+    expect(all(value <= 0 for value in lists.token_logprobs[1:]), f"{lists.token_logprobs}")
+    for offset, token in zip(lists.text_offset, lists.tokens):
+        expect(whole.text[offset:].startswith(token), f"{token!r} is not at {offset} of {whole.text!r}")
+    # The answer's tokens were as probable when they were chosen.
+    count = len(answer.logprobs.tokens)
+    if lists.tokens[-count:] == answer.logprobs.tokens:
+        for token, a, b in zip(answer.logprobs.tokens, answer.logprobs.token_logprobs, lists.token_logprobs[-count:]):
+            expect(abs(a - b) < 0.05, f"{token!r}: {a} as an answer, {b} as a prompt")
+    streamed = list(client.completions.create(
+        model=model, prompt=PROMPT, max_tokens=2, logprobs=0, echo=True, stream=True))
+    first = streamed[0].choices[0]
+    expect(first.text == PROMPT and first.logprobs.token_logprobs[0] is None, f"{first}")
+    expect(all(c.choices[0].logprobs is None or None not in c.choices[0].logprobs.token_logprobs
+               for c in streamed[1:] if c.choices), "only a prompt's first token has none")
+
+
+@check
 def texts_come_back_from_their_tokens():
     for text in (PROMPT, "Grüße, 世界! 🐦 \n\t x", "a  b   c"):
         tokens = post("/tokenize", {"model": model, "prompt": text, "add_special_tokens": False, "return_token_strs": True})

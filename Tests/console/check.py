@@ -8,6 +8,7 @@ checks whose names contain one of them. The status is 1 when a check failed.
 """
 import contextlib
 import json
+import math
 import os
 import re
 import shutil
@@ -23,7 +24,7 @@ SHOTS = Path(os.environ.get("SHOTS", HERE / "shots"))
 KEY = os.environ.get("APUS_API_KEY", "")
 REAL = os.environ.get("APUS_URL", "").rstrip("/")
 WAIT = 120_000 if REAL else 10_000  # milliseconds; a real server may be loading its model
-MAXIMUM_BYTES = 60_000
+MAXIMUM_BYTES = 84_000
 if not REAL:
     import mock
 checks = []
@@ -401,7 +402,7 @@ def everything_works_by_keyboard(open_console):
         expect(page.get_by_label("Edit your message").evaluate("e => e === document.activeElement"), "no edit by arrow")
         press("Escape")
         expect(console.focused() == "prompt", "Escape does not leave the edit")
-        for key, heading in {"KeyE": "Engine", "KeyR": "Requests", "KeyC": "Chat"}.items():
+        for key, heading in {"KeyV": "Collections", "KeyE": "Engine", "KeyR": "Requests", "KeyC": "Chat"}.items():
             press(f"Alt+Shift+{key}")
             expect(console.focused() == f"h-{heading.lower()}", f"{key} leads to {console.focused()!r}")
             expect(page.title() == f"{heading} · Apus", page.title())
@@ -429,8 +430,10 @@ def every_control_has_a_name_and_landmarks_exist(open_console):
     with open_console() as console:
         page = console.page
         console.ask("Hello")
-        for view in ("engine", "requests", "chat"):
+        for view in ("collections", "engine", "requests", "chat"):
             page.goto(console.url + "/#" + view)
+            if view == "collections" and not REAL:
+                fill_collections(console)
             console.until("!/Connecting/.test(document.querySelector('#status-text').textContent)")
             nodes = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
             roles = {"button", "link", "textbox", "combobox", "spinbutton", "region", "log", "table", "image", "dialog"}
@@ -484,10 +487,12 @@ def texts_have_contrast_in_light_and_dark(open_console):
             console.ask("Hello")
             page.unroute("**/v1/chat/completions")
             console.ask("Use markdown.")
-            for view in ("chat", "engine", "requests"):
+            for view in ("chat", "collections", "engine", "requests"):
                 page.goto(console.url + "/#" + view)
                 if view == "requests":
                     page.locator("#requests .row button").first.click()
+                if view == "collections" and not REAL:
+                    fill_collections(console)
                 time.sleep(0.3)
                 found = page.evaluate(CONTRAST)
                 expect(len(found) > 10, f"{scheme} {view}: only {len(found)} texts")
@@ -519,8 +524,10 @@ def narrow_pages_do_not_scroll_sideways_and_motion_can_be_reduced(open_console):
     with open_console(viewport={"width": 360, "height": 640}, reduced_motion="reduce") as console:
         page = console.page
         console.ask("Use markdown.")
-        for view in ("chat", "engine", "requests"):
+        for view in ("chat", "collections", "engine", "requests"):
             page.goto(console.url + "/#" + view)
+            if view == "collections" and not REAL:
+                fill_collections(console)
             time.sleep(0.2)
             width = page.evaluate("document.documentElement.scrollWidth")
             expect(width <= 360, f"{view} is {width} px wide")
@@ -632,6 +639,293 @@ def a_request_can_be_inspected(open_console):
         expect("Say one word" not in page.locator("#view-requests").inner_text(), "a prompt is shown")
 
 
+# MARK: collections
+
+
+def open_collection(console, name="birds"):
+    """Goes to the view, and to the collection of that name."""
+    page = console.page
+    page.goto(console.url + "/#collections")
+    row = page.locator("#collections .row", has=page.get_by_role("button", name=name, exact=True))
+    row.wait_for()
+    if row.get_attribute("data-open") is None:
+        row.get_by_role("button").click()
+    console.until("!document.querySelector('#collection').hidden")
+
+
+def draw_map(console):
+    console.page.get_by_role("button", name="Draw the map").click()
+    console.until("document.querySelector('#map-cover').hidden")
+    return console.page.locator("#map span").all_text_contents()
+
+
+def search(console, kind, text, payload_filter=""):
+    """Searches and returns the hits as `[rank, score, id, text]`."""
+    page = console.page
+    page.get_by_label("Search by").select_option(kind)
+    page.locator("#search-query").fill(text)
+    page.get_by_label("Filter of payloads").fill(payload_filter)
+    page.get_by_role("button", name="Search", exact=True).click()
+    console.until("/^\\d+ hits? in/.test(document.querySelector('#search-note').textContent)"
+                  " || document.querySelector('#search-problem').firstChild")
+    time.sleep(0.1)
+    return hits(page)
+
+
+def fill_collections(console):
+    """A search in `notes` and the map, so that all parts of the view are there."""
+    open_collection(console, "notes")
+    draw_map(console)
+    search(console, "text", "swift tower")
+
+
+def hits(page):
+    return [[part.strip() for part in row] for row in page.locator("#hits tbody tr").evaluate_all(
+        "rows => rows.map((row) => [...row.cells].map((c) => (c.querySelector('code:not(.hint)') ?? c).textContent))")]
+
+
+@check(scripted=True)
+def collections_and_the_figures_of_tenants_are_shown(open_console):
+    with open_console() as console:
+        page = console.page
+        open_collection(console)
+        rows = page.locator("#collections .row").all_inner_texts()
+        expect(rows[0].split() == ["birds", "1,200", "1,200", "48", "l2", "sq8", "none"], f"the first row: {rows[0]!r}")
+        expect(rows[1].split() == ["notes", "61", "61", "48", "cosine", "sq8", "minilm-l6"], f"the second: {rows[1]!r}")
+        own, everything = page.locator("#figures .card").all_inner_texts()
+        for part in ("Tenant default", "active", "in everybody", "1,200", "of at most 5,000", "230.4 kB"):
+            expect(part in own, f"no {part!r} in {own!r}")
+        for part in ("Collection birds", "Vectors\n1,200", "Grants\n1,230\nto 2 tenants"):
+            expect(part in everything, f"no {part!r} in {everything!r}")
+        # As another tenant; a name is no ASCII.
+        for name, part in (("alice", "Visible points\n30\n0 own"), ("zürich", "sees no points")):
+            page.get_by_label("Act as tenant").fill(name)
+            page.keyboard.press("Enter")
+            console.until(f"document.querySelector('#figures').textContent.includes('Tenant {name}')")
+            own = page.locator("#figures .card").first.inner_text()
+            expect(part in own, f"{name}: no {part!r} in {own!r}")
+        expect("sees no points" in page.locator("#map-cover").inner_text(), "the map of nothing says nothing")
+
+
+@check(scripted=True)
+def a_search_finds_what_the_server_finds(open_console):
+    birds = mock.STANDARD["birds"]
+    with open_console() as console:
+        page, sent = console.page, sent_bodies(console)
+        open_collection(console)
+        kinds = page.locator("#search-by option").all_inner_texts()
+        expect("Text" not in kinds and len(kinds) == 3, f"without an embedding model: {kinds}")
+        page.get_by_label("Hits at most").fill("5")
+        found = search(console, "like", "41")
+        nearest = sorted(birds.points, key=lambda p: birds.distance(p["vector"], birds.points[41]["vector"]))[:5]
+        expect([row[2] for row in found] == [str(p["id"]) for p in nearest], f"hits: {found}")
+        expect([row[0] for row in found] == list("12345"), f"ranks: {found}")
+        expect(re.match(r"5 hits in [\d.]+ m?s", page.locator("#search-note").inner_text()), "no time")
+        found = search(console, "vector", json.dumps(birds.points[7]["vector"]), '{"field": "lang", "equals": "de"}')
+        expect(found[0][2] == "7" and all('"lang":"de"' in row[3] for row in found), f"hits: {found}")
+        expect(sent[-1]["filter"] == {"field": "lang", "equals": "de"} and sent[-1]["mode"] == "vector", "wrong body")
+        found = search(console, "words", "kestrel tower")
+        expect(len(found) == 5 and sent[-1]["mode"] == "keyword" and "vector" not in sent[-1], f"hits: {found}")
+        # A mistake of the JSON is told at the field, one that only the server knows as it says.
+        asked = len(sent)
+        page.get_by_label("Filter of payloads").fill('{"field": ')
+        page.get_by_role("button", name="Search", exact=True).click()
+        expect(page.locator("#search-filter").evaluate("e => e.validationMessage") == "This is no JSON", "no message")
+        expect(len(sent) == asked, "a broken filter was sent")
+        search(console, "vector", "[1, 2]")
+        error = page.locator("#search-problem").get_by_role("alert").inner_text()
+        for part in ("The server refused the request.", "Vector is 2 numbers, expected 48", "Field: vector."):
+            expect(part in error, f"no {part!r} in {error!r}")
+        expect(hits(page) == [], "old hits stay beside the error")
+
+
+@check(scripted=True)
+def texts_hybrid_search_and_similar_points(open_console):
+    with open_console() as console:
+        page, sent = console.page, sent_bodies(console)
+        open_collection(console, "notes")
+        expect(page.get_by_label("Search by").input_value() == "text", "text is not the first choice")
+        found = search(console, "text", "swift tower")
+        expect(sent[-1] == {"k": 10, "mode": "vector", "text": "swift tower"}, f"sent: {sent[-1]}")
+        expect(len(found) == 10, f"hits: {found}")
+        page.get_by_label("Hybrid").check()
+        search(console, "text", "swift tower")
+        expect(sent[-1]["mode"] == "hybrid", f"sent: {sent[-1]}")
+        # 64-bit ids are whole, and markup of a text stays text.
+        found = search(console, "text", "swift")
+        row = next((row for row in found if row[2] == str(2**63 - 1)), None)
+        expect(row and "<img src=x" in row[3], f"no whole id in {found}")
+        expect(page.evaluate("window.pwned") is None, "a text ran")
+        page.locator("#hits tr", has_text=str(2**63 - 1)).get_by_role("button").click()
+        console.until("document.querySelector('#search-by').value === 'like'")
+        console.until("document.querySelector('#hits code').textContent === '9223372036854775807'")
+        expect(console.focused() == "Similar", f"the focus went to {console.focused()!r}")
+        # A point of another tenant's is named with its owner.
+        search(console, "text", "church roof summer nest hole crow")
+        shared = page.locator("#hits tr", has_text="of alice").first
+        name = shared.locator("code").first.inner_text()
+        shared.get_by_role("button").click()
+        console.until("document.querySelector('#search-query').value.includes('alice')")
+        console.until(f"document.querySelector('#hits code').textContent === {json.dumps(name)}")
+
+
+@check(scripted=True)
+def the_map_is_the_principal_components(open_console):
+    with open_console() as console:
+        page = console.page
+        open_collection(console)
+        names = draw_map(console)
+        expect(len(names) == 1000, f"{len(names)} points")
+        at = [tuple(map(float, re.search(r"\(at (\S+), (\S+)\)$", name).groups())) for name in names]
+        # Where the points lie on the directions that they were made of, around their middle. The mean of the cloud
+        # does not turn the axes, but their correlation does: the oracle is the exact solution of its 2 x 2 covariance.
+        made = [mock.mock_collections.place(k) for k in range(1000)]
+        middle = [sum(p[k] for p in made) / 1000 for k in (0, 1)]
+        made = [(x - middle[0], y - middle[1]) for x, y in made]
+        xx, yy, xy = (sum(p[a] * p[b] for p in made) for a, b in ((0, 0), (1, 1), (0, 1)))
+        turn = math.atan2(2 * xy, xx - yy) / 2
+        wanted = [(x * math.cos(turn) + y * math.sin(turn), y * math.cos(turn) - x * math.sin(turn)) for x, y in made]
+        signs = [math.copysign(1, sum(a[k] * w[k] for a, w in zip(at, wanted))) for k in (0, 1)]
+        worst = max(abs(a[k] - signs[k] * w[k]) for a, w in zip(at, wanted) for k in (0, 1))
+        print(f"  the greatest distance from the exact place: {worst:.3f}, the cloud is {max(map(max, at)):.1f} wide")
+        expect(worst < 0.06, f"a point lies {worst:.3f} beside its place")
+        first = (xx * math.cos(turn)**2 + yy * math.sin(turn)**2 + xy * math.sin(2 * turn)) / (xx + yy)
+        text = page.locator("#map-summary").inner_text()
+        shares = [float(n) / 100 for n in re.findall(r"([\d.]+) %", text)]
+        expect(abs(shares[0] - first) < 0.002 and abs(sum(shares) - 1) < 0.002, f"{shares}, expected {first:.4f}")
+        expect("The oldest 1,000 of 1,200 points" in text, text)
+        # What the pointer is over is what lies there: both axes to one scale, in the middle of the canvas.
+        page.locator("#map").scroll_into_view_if_needed()
+        box = page.locator("#map").bounding_box()
+        ranges = [(min(p[k] for p in at), max(p[k] for p in at)) for k in (0, 1)]
+        scale = min((box[side] - 60) / (high - low) for side, (low, high) in zip(("width", "height"), ranges))
+        for k in sorted(range(1000), key=lambda k: -abs(at[k][0]) - abs(at[k][1]))[:8]:
+            x = box["x"] + box["width"] / 2 + scale * (at[k][0] - sum(ranges[0]) / 2)
+            y = box["y"] + box["height"] / 2 - scale * (at[k][1] - sum(ranges[1]) / 2)
+            page.mouse.move(x, y)
+            seen = page.locator("#map-point").inner_text()
+            expect(seen == names[k], f"at the place of {names[k]!r} is {seen!r}")
+
+
+@check(scripted=True)
+def the_map_is_read_by_keyboard_and_screen_reader_and_marks_hits(open_console):
+    with open_console(reduced_motion="reduce") as console:
+        page = console.page
+        open_collection(console)
+        draw_map(console)
+        page.locator("#map").focus()
+        nodes = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
+        options = [n["name"]["value"] for n in nodes if n["role"]["value"] == "option" and not n.get("ignored")]
+        points = [name for name in options if re.match(r"\d+: .* \(at ", name)]
+        expect(len(points) == 1000, f"{len(points)} points are told to screen readers")
+        active = lambda: page.evaluate("""document.getElementById(
+            document.querySelector('#map').getAttribute('aria-activedescendant'))?.textContent""")
+        expect(active().startswith("0: "), f"the first point: {active()!r}")
+        seen = {active()}
+        for key in ("PageDown", "End", "ArrowLeft", "ArrowUp", "ArrowRight", "ArrowDown", "ArrowLeft", "Home"):
+            page.keyboard.press(key)
+            expect(page.locator("#map-point").inner_text() == active(), "the text is another than the active option's")
+            seen.add(active())
+        expect(len(seen) >= 6 and active().startswith("0: "), f"keys led to {seen}")
+        # The last 200 are not on the map until they are hits.
+        page.keyboard.press("End")
+        page.keyboard.press("Enter")
+        console.until("document.querySelectorAll('#hits tbody tr').length === 10")
+        console.until("document.querySelector('#map-summary').textContent.includes('10 of 10 hits shown')")
+        expect(active().startswith("999, hit 1: ") and console.focused() == "map", f"{active()!r}")
+        search(console, "like", "1150")
+        console.until("document.querySelector('#map-summary').textContent.includes('10 of 10 hits shown')")
+        text = page.locator("#map span", has_text="1150, hit 1: ").text_content()
+        page.locator("#hits tr button").first.focus()
+        expect(page.locator("#map-point").inner_text() == text, "the row's point is not read")
+        # A hit has another colour than the rest, in light and in dark, and nothing moves.
+        for theme in ("light", "dark"):
+            page.evaluate(f"document.documentElement.dataset.theme = '{theme}'")
+            page.set_viewport_size({"width": 1280 if theme == "dark" else 1100, "height": 800})
+            time.sleep(0.3)
+            colours = page.evaluate("""(() => { const c = document.querySelector('#map');
+                const copy = new OffscreenCanvas(c.width, c.height).getContext('2d', { willReadFrequently: true });
+                copy.drawImage(c, 0, 0);
+                const d = new Uint32Array(copy.getImageData(0, 0, c.width, c.height).data.buffer);
+                const n = new Map(); for (const v of d) n.set(v, (n.get(v) ?? 0) + 1);
+                return [...n].filter(([v, k]) => k > 40 && v >>> 24 === 255).map(([v]) =>
+                    [v & 255, v >> 8 & 255, v >> 16 & 255].join()); })()""")
+            wanted = [page.evaluate("getComputedStyle(document.querySelector('.legend %s')).borderTopColor" % kind)
+                      for kind in (".dot", ".hit")]
+            for colour in wanted:
+                plain = ",".join(re.findall(r"\d+", colour)[:3])
+                expect(plain in colours, f"{theme}: {plain} is not among {colours}")
+            expect(wanted[0] != wanted[1], "hits look like other points")
+        expect(page.evaluate("document.getAnimations().length") == 0, "something moves")
+        size = page.evaluate("[document.querySelector('#map').width, document.querySelector('#map').clientWidth]")
+        expect(size[0] == size[1], f"the canvas was not drawn again at its new size: {size}")
+
+
+@check(scripted=True)
+def the_map_reads_vectors_one_by_one_where_a_list_has_none(open_console):
+    with open_console() as console:
+        open_collection(console, "notes")
+        names = draw_map(console)
+    server = mock.start(scroll_has_vectors=False)
+    with open_console(f"http://127.0.0.1:{server.server_port}") as console:
+        open_collection(console, "notes")
+        found = draw_map(console)
+        expect(len(found) == mock.mock_collections.NOTES + 1 and found == names, f"{len(found)} points, or others")
+    server.shutdown()
+
+
+@check(scripted=True)
+def every_state_of_collections_is_clear(open_console):
+    def at(url, **options):
+        return open_console(url, **options)
+
+    off, empty = mock.start(collections=None), mock.start(collections={})
+    with at(f"http://127.0.0.1:{off.server_port}") as console:
+        console.page.goto(console.url + "/#collections")
+        text = console.page.locator("#collections-empty")
+        text.get_by_text("This server keeps no collections").wait_for()
+        expect("apus serve --collections FOLDER" in text.inner_text(), text.inner_text())
+        expect(console.page.locator("#view-collections").get_by_role("alert").count() == 0, "it counts as an error")
+    with at(f"http://127.0.0.1:{empty.server_port}") as console:
+        console.page.goto(console.url + "/#collections")
+        text = console.page.locator("#collections-empty")
+        text.get_by_text("No collection yet").wait_for()
+        line = text.locator("code").inner_text()
+        expect(f"curl -X PUT {console.url}/v1/collections/notes" in line and '{"dimension": 384}' in line, line)
+        expect(not console.page.locator("#collection").is_visible(), "a collection is shown")
+        # The server goes away, and comes back.
+        console.page.route("**/v1/collections", lambda route: route.abort("connectionrefused"))
+        console.page.get_by_role("button", name="Refresh").click()
+        error = console.page.locator("#collections-problem").get_by_role("alert")
+        error.wait_for()
+        expect("can’t be reached" in error.inner_text(), error.inner_text())
+        console.page.unroute("**/v1/collections")
+        error.get_by_role("button", name="Try again").click()
+        text.get_by_text("No collection yet").wait_for()
+        expect(error.count() == 0, "the error stays")
+    # A key that is no administrator's sees its own tenant only, and what it may not do is told.
+    reader = mock.start(key="sk-reader", collections=mock.STANDARD)
+    with at(f"http://127.0.0.1:{reader.server_port}", key="sk-reader") as console:
+        open_collection(console, "notes")
+        expect(console.page.locator("#figures .card").count() == 1, "totals are shown to a tenant")
+        expect(not console.page.get_by_label("Act as tenant").is_visible(), "it may choose a tenant")
+        expect("sees no points" in console.page.locator("#figures").inner_text(), "no word of the empty tenant")
+        refusal = {"error": {"message": "x-apus-tenant names another tenant than the API key's", "param": None,
+                             "type": "permission_error", "code": "other_tenant"}}
+        console.page.route("**/v1/collections/notes/search", lambda route: route.fulfill(status=403, json=refusal))
+        search(console, "text", "swift")
+        error = console.page.locator("#search-problem").inner_text()
+        expect("This isn’t allowed." in error and "another tenant" in error, error)
+        console.page.get_by_role("link", name="Chat").click()
+        console.page.get_by_label("API key").fill("sk-wrong")
+        console.page.keyboard.press("Tab")
+        console.page.get_by_role("link", name="Collections").click()
+        console.page.locator("#collections-problem").get_by_role("button", name="Enter an API key").wait_for()
+        expect(not console.page.locator("#collection").is_visible(), "what another key saw stays")
+    for server in (off, empty, reader):
+        server.shutdown()
+
+
 # MARK: the file
 
 
@@ -674,6 +968,15 @@ def screenshots_are_taken(open_console):
                     shot("settings")
                     page.get_by_role("button", name="Settings").click()
                 time.sleep(0 if REAL else 4)
+                if not REAL:
+                    page.goto(console.url + "/#collections")
+                    page.get_by_role("button", name="notes").wait_for()
+                    shot("collections")
+                    fill_collections(console)
+                    page.locator("#map").focus()
+                    page.screenshot(path=SHOTS / f"map-{scheme}-{width}x{height}.png")
+                    page.locator("#search").scroll_into_view_if_needed()
+                    shot("search")
                 for view in ("engine", "requests"):
                     page.goto(console.url + "/#" + view)
                     time.sleep(1.2)

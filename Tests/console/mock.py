@@ -19,9 +19,12 @@ from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import mock_collections
+
 PAGE = Path(__file__).resolve().parents[2] / "Sources/ApusServer/Console/console.html"
 MODELS = {"smollm2-135m": 8192, "qwen2.5-coder-0.5b": 32768}
 KV_BLOCKS, BLOCK_TOKENS = 1024, 16
+STANDARD = mock_collections.standard()
 
 SHORT = (
     "Three birds that nest in towers:\n\n"
@@ -201,14 +204,22 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/apus/requests":
             with engine.lock:
                 return self.json({"requests": engine.requests})
+        if self.path.startswith("/v1/collections"):
+            return self.answer_collections("GET")
         return self.json({"error": {"message": f"nothing is at {self.path}", "type": "invalid_request_error",
                                     "param": None, "code": "not_found"}}, 404)
+
+    def answer_collections(self, method, body=None):
+        status, value = mock_collections.answer(self.server, method, self.path, self.headers, body)
+        return self.json(value, status)
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         if not self.allowed():
-            return
+            return None
         self.server.bodies.append(body)
+        if self.path.startswith("/v1/collections"):
+            return self.answer_collections("POST", body)
         engine = self.server.engine
         entry = engine.begin(body["model"], self.path, body["messages"])
         said = body["messages"][-1]["content"]
@@ -229,6 +240,7 @@ class Handler(BaseHTTPRequestHandler):
         except OSError:
             engine.end(entry, 499, "cancelled")
             self.close_connection = True
+        return None
 
     def stream(self, body, entry, script, fault):
         def send(text):
@@ -287,10 +299,12 @@ class Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-def start(port=0, key=None, pace=0.02):
-    """A server on its own thread; `pace` is the seconds between two tokens."""
+def start(port=0, key=None, pace=0.02, is_admin=False, collections=STANDARD, scroll_has_vectors=True):
+    """A server on its own thread; `pace` is the seconds between two tokens, `is_admin` whether its key may act as any
+    tenant, `collections` its collections by name or None where it keeps none."""
     server = Server(("127.0.0.1", port), Handler)
     server.engine, server.key, server.pace, server.bodies = Engine(), key, pace, []
+    server.is_admin, server.collections, server.scroll_has_vectors = is_admin, collections, scroll_has_vectors
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server
 

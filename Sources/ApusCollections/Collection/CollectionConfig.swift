@@ -64,9 +64,3 @@ public struct CollectionConfig: Sendable, Codable, Equatable {
     }
   }
 }
-
-/// Makes vectors from texts.
-public protocol TextEmbedder: Sendable {
-  /// `[texts][dim]`, in the order of the texts.
-  func embed(_ texts: [String], model: String) async throws -> [[Float]]
-}

@@ -11,6 +11,8 @@ public enum CollectionError: Error, Equatable {
   case invalid(path: String, seen: String, expected: String)
   case exists(String)
   case embedding(String)
+  /// No embedding model of this name runs here; `known` are those that do.
+  case unknownModel(String, known: [String])
   /// The files contradict each other.
   case corrupt(String)
   /// An earlier write failed half-way: what is on disk is known only after opening again.
@@ -29,6 +31,9 @@ extension CollectionError: CustomStringConvertible {
     case .invalid(let path, let seen, let expected): "\(path) is \(seen), expected \(expected)"
     case .exists(let what): "\(what) exists already"
     case .embedding(let what): what
+    case .unknownModel(let name, let known):
+      "the embedding model '\(name)' does not run here, "
+        + (known.isEmpty ? "and no other does" : "expected one of \(known.joined(separator: ", "))")
     case .corrupt(let what): "the collection contradicts itself: \(what)"
     case .unusable(let why): "the collection accepts no writes until it is opened again: \(why)"
     }

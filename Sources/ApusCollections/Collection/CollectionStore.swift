@@ -1,12 +1,27 @@
+import Dispatch
 import Foundation
 import Synchronization
 
 /// Collections in one folder, each in a folder of its name, opened when they are first asked for.
 public final class CollectionStore: Sendable {
+  public let embedder: (any TextEmbedder)?
   private let path: String
-  private let embedder: (any TextEmbedder)?
   private let now: @Sendable () -> Int
-  private let opened = Mutex<[String: VectorCollection]>([:])
+  private let opened = Mutex(Opened())
+
+  private struct Opened {
+    var collections: [String: VectorCollection] = [:]
+    var isClosed = false
+
+    subscript(name: String) -> VectorCollection? {
+      get { collections[name] }
+      set { collections[name] = newValue }
+    }
+
+    func check() throws {
+      if isClosed { throw CollectionError.unusable("the store was closed") }
+    }
+  }
 
   /// Makes the folder if it is not there.
   public init(
@@ -27,6 +42,7 @@ public final class CollectionStore: Sendable {
     try principal.requireAdmin("create collections")
     try config.validate()
     return try opened.withLock { opened in
+      try opened.check()
       guard !exists(config.name) else { throw CollectionError.exists("the collection '\(config.name)'") }
       let collection = try VectorCollection.create(folder(config.name), config, embedder: embedder, now: now)
       opened[config.name] = collection
@@ -39,6 +55,7 @@ public final class CollectionStore: Sendable {
   /// Throws `notFound`.
   public func collection(_ name: String) throws -> VectorCollection {
     try opened.withLock { opened in
+      try opened.check()
       if let collection = opened[name] { return collection }
       guard (try? CollectionConfig.validate(name: name)) != nil, exists(name) else {
         throw CollectionError.notFound("the collection '\(name)'")
@@ -63,7 +80,7 @@ public final class CollectionStore: Sendable {
     try principal.requireAdmin("delete collections")
     let collection = try self.collection(name)
     try opened.withLock { opened in
-      guard opened.removeValue(forKey: name) != nil else {
+      guard opened.collections.removeValue(forKey: name) != nil else {
         throw CollectionError.notFound("the collection '\(name)'")
       }
       try collection.close()
@@ -88,7 +105,7 @@ public final class CollectionStore: Sendable {
   /// Deletes what has expired in all open collections; returns how many. One that fails does not keep the others.
   @discardableResult
   public func sweep() -> Int {
-    let all = opened.withLock { Array($0.values) }
+    let all = opened.withLock { Array($0.collections.values) }
     return all.reduce(0) { $0 + ((try? $1.sweep()) ?? 0) }
   }
 
@@ -96,14 +113,24 @@ public final class CollectionStore: Sendable {
   public func sweepRegularly(every interval: Duration = .seconds(60)) async throws {
     while true {
       try await Task.sleep(for: interval)
-      sweep()
+      // It waits for a disk, which Swift's own threads must not.
+      await withCheckedContinuation { done in
+        DispatchQueue.global(qos: .utility).async {
+          self.sweep()
+          done.resume()
+        }
+      }
     }
   }
 
+  /// Closes all collections, also when one fails, whose error is thrown then. Nothing is opened afterwards.
   public func close() throws {
-    try opened.withLock { opened in
-      for collection in opened.values { try collection.close() }
-      opened.removeAll()
+    let all = opened.withLock { opened in
+      defer { opened.collections.removeAll() }
+      opened.isClosed = true
+      return Array(opened.collections.values)
     }
+    let ends = all.map { collection in Result { try collection.close() } }
+    for end in ends { try end.get() }
   }
 }

@@ -109,7 +109,8 @@ extension VectorCollection {
     }
   }
 
-  /// Fills in the vectors of points that have only text, by the collection's model. Throws `embedding`, `invalid`.
+  /// Fills in the vectors of points that have only text, by the collection's model. Throws `embedding`,
+  /// `invalid`, `unknownModel`.
   public func embedding(_ points: [Point]) async throws -> [Point] {
     var points = points
     let missing = points.indices.filter { points[$0].vector == nil }
@@ -127,7 +128,7 @@ extension VectorCollection {
       throw CollectionError.invalid(
         path: "\(path).vector", seen: "nothing", expected: "a vector: the collection has no embedding model")
     }
-    guard let embedder else { throw CollectionError.embedding("no embedding model runs here; '\(model)' is needed") }
+    guard let embedder else { throw CollectionError.unknownModel(model, known: []) }
     let vectors = try await embedder.embed(texts, model: model)
     guard vectors.count == texts.count, vectors.allSatisfy({ $0.count == config.vectors.dim }) else {
       throw CollectionError.embedding(
@@ -236,7 +237,7 @@ extension VectorCollection {
   /// that this collection did not make for this tenant.
   public func scroll(
     limit: Int = 100, cursor: String? = nil, access: TenantFilter? = nil, payload: PayloadFilter? = nil,
-    as principal: Principal
+    withVectors: Bool = false, as principal: Principal
   ) throws -> Page {
     guard (1...1000).contains(limit) else {
       throw CollectionError.invalid(path: "limit", seen: "\(limit)", expected: "1 to 1000")
@@ -250,7 +251,12 @@ extension VectorCollection {
       return (Array(ids), try Catalogue.points(Array(ids.prefix(limit)), in: database))
     }
     return Page(
-      points: ids.prefix(limit).compactMap { points[$0] }.map { self.visible($0) },
+      points: ids.prefix(limit).compactMap { id in
+        guard let point = points[id] else { return nil }
+        if !withVectors { return self.visible(point) }
+        // Without a vector it has been revoked or deleted since.
+        return store.index.vector(id, as: caller.id).map { self.visible(point, vector: $0) }
+      },
       cursor: ids.count > limit ? try seal(ids[limit - 1], for: principal.tenant) : nil)
   }
 

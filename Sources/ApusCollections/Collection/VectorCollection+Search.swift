@@ -56,6 +56,12 @@ extension VectorCollection {
   private static let readAtMost = 5000
   /// How deep a hybrid search looks in each of its lists.
   private static let fusionDepth = 100
+  /// Vectors are looked for as if at least so many were wanted, which is what patience is tuned for: after one good find
+  /// nothing improves for long, and a better one is missed.
+  private static let leastDepth = 10
+  /// Tenants of at most so many vectors are scanned: a text is about anything, also what is far from all that a small
+  /// tenant has, and there a tree misses the most. A scan takes less time than reading the payloads of the hits.
+  private static let scannedAtMost = 800
 
   func resolve(_ filter: TenantFilter) -> AccessFilter {
     switch filter {
@@ -148,7 +154,8 @@ extension VectorCollection {
       var near: [Neighbour] = []
       if query.mode != .keyword {
         var options = query.options
-        if query.mode == .hybrid { options.k = min(SearchOptions.maximumK, max(k, Self.fusionDepth)) }
+        options.k = max(k, query.mode == .hybrid ? Self.fusionDepth : Self.leastDepth)
+        options.exactThreshold = max(options.exactThreshold, Self.scannedAtMost)
         near = try store.index.search(
           query.vector!, as: caller.id, filter: filter, among: among, options: options
         ).neighbours

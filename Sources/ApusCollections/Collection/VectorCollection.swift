@@ -46,11 +46,22 @@ public final class VectorCollection: Sendable {
   private static func catalogue(_ path: String) -> String { "\(path)/catalogue.sqlite" }
 
   /// Makes a collection in a folder that does not exist. A crash leaves it whole or not at all.
+  ///
+  /// Throws `unknownModel` for an embedding model that `embedder` does not have, and `invalid` for a dimension that is not
+  /// the model's.
   public static func create(
     _ path: String, _ config: CollectionConfig, embedder: (any TextEmbedder)? = nil,
     now: @escaping @Sendable () -> Int = systemClock
   ) throws -> VectorCollection {
     try config.validate()
+    if let model = config.embeddingModel {
+      guard let embedder else { throw CollectionError.unknownModel(model, known: []) }
+      let dim = try embedder.dim(of: model)
+      guard config.vectors.dim == dim else {
+        throw CollectionError.invalid(
+          path: "dimension", seen: "\(config.vectors.dim)", expected: "\(dim), the size of the vectors of '\(model)'")
+      }
+    }
     guard !FileManager.default.fileExists(atPath: path) else { throw CollectionError.exists("the folder \(path)") }
     let key = SymmetricKey(size: .bits256).withUnsafeBytes { Data($0) }
     let draft = "\(path).new-\(UUID().uuidString)"

@@ -16,7 +16,7 @@ public struct VectorImport {
 
   /// Row r of `vectors` becomes the vector `firstID` + r, granted to the tenants in row r of `access`; without `access` to
   /// `tenant`. Ids that are there get the new vector. `progress` gets rows done and rows in all, and may throw to stop:
-  /// what was committed stays.
+  /// what was committed stays. The whole of `access` is checked before anything is stored: throws `VectorFileError`.
   public func run(
     vectors: VectorFile, access: AccessMatrix?, tenant: TenantID?, firstID: VectorID = 0,
     progress: (Int, Int) throws -> Void
@@ -31,6 +31,8 @@ public struct VectorImport {
         path: access.path, field: "rows", seen: "\(access.rows)", expected: "\(vectors.count), as many as vectors",
         wayOut: "give the access matrix of these vectors")
     }
+    // What is wrong in the matrix must not show when half of the rows are stored.
+    try access?.validate()
     var report = Report()
     var reader = try access?.reader()
     var rights = AccessBatch()

@@ -1,6 +1,6 @@
-import CSIMD
 import ApusModels
 import ApusText
+import CSIMD
 import Dispatch
 import Foundation
 import Synchronization
@@ -61,7 +61,7 @@ public final class BatchEngine: TextEngine {
   private let served: ServedModel
   private let options: BatchOptions
   private let inbox = Inbox()
-  private let published = Mutex(EngineStats())
+  private let figures = PublishedStats()
   private let startedAt = ContinuousClock.now
 
   /// Bytes of KV blocks, touched as they are used.
@@ -89,7 +89,9 @@ public final class BatchEngine: TextEngine {
   /// Lets the answers on their way end, refuses new ones, then ends the thread.
   public func stop() { inbox.post(.stop) }
 
-  public var stats: EngineStats { published.withLock { $0 } }
+  /// At most 50 ms old while the engine works; never older than what a caller was told: that its request was taken, that
+  /// its answer has ended.
+  public var stats: EngineStats { figures.value }
 
   public func limitQueue(to count: Int) { inbox.post(.limitQueue(count)) }
 
@@ -158,7 +160,8 @@ public final class BatchEngine: TextEngine {
     if let index = tokens.firstIndex(where: { $0 < 0 || $0 >= size }) {
       throw GenerationError.tokenOutOfRange(index: index, token: tokens[index], vocabularySize: size)
     }
-    if let count = options.logProbabilities, count < 0 || count > size {
+    for case let count? in [options.logProbabilities, options.promptLogProbabilities]
+    where count < 0 || count > size {
       throw GenerationError.invalidOption(
         name: "top_logprobs", value: "\(count)", expected: "a whole number from 0 to \(size)")
     }
@@ -174,18 +177,17 @@ public final class BatchEngine: TextEngine {
   private func seconds() -> Double { startedAt.duration(to: .now).inSeconds }
 
   private func start(_ runnerOptions: RunnerOptions) async throws {
-    let (model, options, inbox, startedAt) = (model, options, inbox, startedAt)
-    let publish: @Sendable (EngineStats) -> Void = { [weak self] stats in self?.published.withLock { $0 = stats } }
+    let (model, options, inbox, figures, startedAt) = (model, options, inbox, figures, startedAt)
     try await withCheckedThrowingContinuation { (ready: CheckedContinuation<Void, any Error>) in
       let thread = Thread {
         // `Thread.name` does not reach the system on Linux.
         csimd_name_thread("apus-engine")
         do {
           let runner = try ModelRunner(model, runnerOptions)
-          let scheduler = Scheduler(runner, options) { startedAt.duration(to: .now).inSeconds }
-          publish(scheduler.snapshot())
+          let scheduler = Scheduler(runner, options, figures) { startedAt.duration(to: .now).inSeconds }
+          scheduler.publishFigures()
           ready.resume()
-          Self.loop(scheduler, inbox, options, publish)
+          Self.loop(scheduler, inbox, options)
         } catch {
           inbox.close()
           ready.resume(throwing: error)
@@ -199,46 +201,59 @@ public final class BatchEngine: TextEngine {
   /// How often the outside's copy of the figures is renewed, in seconds.
   private static let publishInterval = 0.05
 
-  private static func loop(
-    _ scheduler: Scheduler, _ inbox: Inbox, _ options: BatchOptions, _ publish: (EngineStats) -> Void
-  ) {
+  private static func loop(_ scheduler: Scheduler, _ inbox: Inbox, _ options: BatchOptions) {
     var options = options
     var isStopping = false
     var canGoOn = true
+    var commands: [Command] = []
+    var replies: [(to: CheckedContinuation<Void, any Error>, result: Result<Void, any Error>)] = []
     var published = ContinuousClock.now
     while true {
-      for command in canGoOn ? inbox.take() : inbox.waitAndTake() {
+      if canGoOn {
+        inbox.take(&commands)
+      } else {
+        inbox.waitAndTake(&commands)
+        scheduler.wake()
+      }
+      for command in commands {
         switch command {
         case .submit(let handover, let reply):
           if isStopping {
-            reply.resume(throwing: GenerationError.stopped)
+            replies.append((reply, .failure(GenerationError.stopped)))
           } else if let error = overload(scheduler, options, handover.sequence) {
             scheduler.refuse(error.1)
-            reply.resume(throwing: error.0)
+            replies.append((reply, .failure(error.0)))
           } else {
             scheduler.submit(handover.sequence)
-            reply.resume()
+            replies.append((reply, .success(())))
           }
         case .fork(let id, let count, let make, let reply):
-          reply.resume(
-            with: Result {
-              if try !scheduler.fork(id, at: count, as: make) { throw EngineError.noSuchSequence(id) }
-            })
+          let result = Result {
+            if try !scheduler.fork(id, at: count, as: make) { throw EngineError.noSuchSequence(id) }
+          }
+          replies.append((reply, result))
         case .cancel(let id): scheduler.cancel(id)
         case .wake: break
         case .limitQueue(let count): options.maxQueue = count
         case .stop: isStopping = true
         }
       }
+      commands.removeAll(keepingCapacity: true)
+      if !replies.isEmpty {
+        // First the figures: who has its reply finds its request there.
+        scheduler.publishFigures()
+        for reply in replies { reply.to.resume(with: reply.result) }
+        replies.removeAll(keepingCapacity: true)
+      }
       canGoOn = scheduler.step()
       #if DEBUG
         if !canGoOn { scheduler.checkInvariants() }
       #endif
       if !canGoOn || published.duration(to: .now).inSeconds > publishInterval {
-        publish(scheduler.snapshot())
+        scheduler.publishFigures()
         published = .now
       }
-      if isStopping && scheduler.running.isEmpty && scheduler.waiting.isEmpty {
+      if isStopping && scheduler.isIdle {
         inbox.close()
         return
       }
@@ -304,21 +319,20 @@ private final class Inbox: Sendable {
     return isOpen
   }
 
-  func take() -> [Command] {
-    state.withLock { state in
-      defer { state.commands.removeAll(keepingCapacity: true) }
-      return state.commands
-    }
+  /// Moves what has come to `commands`, which is empty, and keeps its memory for what comes next.
+  func take(_ commands: inout [Command]) {
+    precondition(commands.isEmpty)
+    state.withLock { swap(&$0.commands, &commands) }
   }
 
   /// Parks until there is a command.
-  func waitAndTake() -> [Command] {
+  func waitAndTake(_ commands: inout [Command]) {
     let parks = state.withLock { state in
       state.isParked = state.commands.isEmpty
       return state.isParked
     }
     if parks { signal.wait() }
-    return take()
+    take(&commands)
   }
 
   /// Refuses what comes from now on, and what waits.

@@ -5,7 +5,6 @@ import ApusText
 /// thread.
 final class EngineSequence {
   let id: String
-  let namespace: BlockName
   let options: GenerationOptions
   let promptTokens: Int
   let channel: EventChannel
@@ -13,6 +12,8 @@ final class EngineSequence {
 
   /// Prompt and answer.
   var tokens: [Int32]
+  /// Of the whole blocks of the tokens.
+  var names: BlockNames
   /// Tokens whose keys and values are there: of the first `computed`.
   var computed = 0
   /// Of the prompt, those that another sequence had computed.
@@ -25,10 +26,19 @@ final class EngineSequence {
   var answer: AnswerBuilder
   /// Where in the grammar the answer is.
   var matcher: GrammarMatcher?
+  /// What is known of the prompt's log-probabilities; nil when nobody wants to know, or knows already.
+  var score: Score?
   var hasStarted = false
   var isPaused = false
   /// Why it can't go on.
   var failure: (any Error)?
+
+  /// Its number among all admissions: a younger sequence has a greater one.
+  var admission = 0
+  /// The last plan that it has a part in.
+  var plan = 0
+  /// Blocks that it was admitted for and has not taken yet.
+  var promised = 0
 
   /// Seconds of the engine's clock.
   var admitted: Double?
@@ -40,8 +50,8 @@ final class EngineSequence {
     vocabularySize: Int, channel: EventChannel, submitted: Double
   ) throws {
     self.id = id
-    self.namespace = namespace
     self.tokens = tokens
+    names = BlockNames(namespace: namespace)
     self.options = options
     promptTokens = tokens.count
     self.channel = channel
@@ -49,6 +59,18 @@ final class EngineSequence {
     sampler = try Sampler(options.sampling, vocabularySize: vocabularySize, prompt: tokens)
     answer = AnswerBuilder(tokenizer: tokenizer, options: options)
     matcher = options.grammar?.makeMatcher()
+    score = options.promptLogProbabilities.map { _ in Score(of: tokens) }
+  }
+
+  /// Answers longer than this many tokens allocate again while they grow.
+  private static let reservedAnswer = 4096
+
+  /// Takes the memory that an answer needs, so that steps don't.
+  func reserveAnswer(contextLength: Int) {
+    let length = min(options.maxTokens ?? .max, contextLength - promptTokens, Self.reservedAnswer)
+    tokens.reserveCapacity(promptTokens + max(0, length) + 1)
+    answer.reserve(tokens: max(0, length) + 1)
+    sampler.reserve(tokens: max(0, length) + 1)
   }
 
   /// Tokens that are still to be computed before the next one can be sampled.

@@ -1,3 +1,5 @@
+import Synchronization
+
 /// What an engine has done and is doing, for metrics and for people. A copy: reading it never waits for the engine.
 public struct EngineStats: Sendable {
   /// A sequence that the engine holds.
@@ -48,6 +50,11 @@ public struct EngineStats: Sendable {
   public var decodeRate = 0.0
   public var prefillRate = 0.0
 
+  /// Seconds that the engine's thread spent in the model's forward passes, and beside them (planning, sampling, handing
+  /// out tokens, taking requests), idle time left out.
+  public var forwardTime = 0.0
+  public var overheadTime = 0.0
+
   public init() {}
 
   /// With the counts of an earlier engine of the same model.
@@ -58,6 +65,8 @@ public struct EngineStats: Sendable {
     sum.cachedTokens += past.cachedTokens
     sum.generatedTokens += past.generatedTokens
     sum.preemptions += past.preemptions
+    sum.forwardTime += past.forwardTime
+    sum.overheadTime += past.overheadTime
     sum.finished.merge(past.finished, uniquingKeysWith: +)
     sum.refused.merge(past.refused, uniquingKeysWith: +)
     sum.timeToFirstToken.add(past.timeToFirstToken)
@@ -68,6 +77,24 @@ public struct EngineStats: Sendable {
   }
 }
 
+/// The outside's copy of an engine's figures.
+final class PublishedStats: Sendable {
+  private let stats = Mutex(EngineStats())
+
+  var value: EngineStats { stats.withLock { $0 } }
+
+  /// Takes over the figures, and leaves the engine the memory of the list that was here.
+  func renew(from fresh: inout EngineStats) {
+    stats.withLock { stats in
+      swap(&stats, &fresh)
+      var list: [EngineStats.Sequence] = []
+      swap(&list, &fresh.sequences)
+      fresh = stats
+      swap(&list, &fresh.sequences)
+    }
+  }
+}
+
 /// Counts seconds in fixed buckets, as Prometheus does: bucket i counts values ≤ `bounds[i]`, cumulatively when written.
 public struct LatencyHistogram: Sendable {
   /// Seconds.
@@ -75,19 +102,21 @@ public struct LatencyHistogram: Sendable {
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60,
   ]
   /// One more than bounds: the last counts what is beyond all.
-  public private(set) var counts = [Int](repeating: 0, count: bounds.count + 1)
+  public var counts: [Int] { tally.indices.map { tally[$0] } }
+  /// In the value itself, so that copies of the figures share no memory that the next step would have to copy.
+  private var tally = SIMD16<Int>.zero
   public private(set) var sum = 0.0
-  public var count: Int { counts.reduce(0, +) }
+  public var count: Int { tally.wrappedSum() }
 
   public init() {}
 
   public mutating func record(_ seconds: Double) {
-    counts[Self.bounds.firstIndex { seconds <= $0 } ?? Self.bounds.count] += 1
+    tally[Self.bounds.firstIndex { seconds <= $0 } ?? Self.bounds.count] += 1
     sum += seconds
   }
 
   mutating func add(_ other: LatencyHistogram) {
-    for i in counts.indices { counts[i] += other.counts[i] }
+    tally &+= other.tally
     sum += other.sum
   }
 }

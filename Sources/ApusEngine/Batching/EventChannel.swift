@@ -6,28 +6,12 @@ import Synchronization
 /// reader may suspend. When the reader goes away, or its task is cancelled, `onCancel` is called once.
 final class EventChannel: Sendable {
   private struct State {
-    var events: [GenerationEvent] = []
-    /// The first event that was not read.
-    var first = 0
+    var events = Ring<GenerationEvent>()
     var end: Result<Void, any Error>?
     var reader: CheckedContinuation<GenerationEvent?, any Error>?
     var isCancelled = false
     /// The engine has seen the channel full and wants to hear when there is room.
     var isWaitedFor = false
-
-    var count: Int { events.count - first }
-
-    mutating func popFirst() -> GenerationEvent? {
-      guard first < events.count else { return nil }
-      defer {
-        first += 1
-        if first == events.count {
-          events.removeAll(keepingCapacity: true)
-          first = 0
-        }
-      }
-      return events[first]
-    }
   }
 
   private let state = Mutex(State())
@@ -50,8 +34,8 @@ final class EventChannel: Sendable {
   /// Whether the reader is behind; asking makes `onRoom` be called once it has read half.
   var isFull: Bool {
     state.withLock { state in
-      if state.count >= capacity { state.isWaitedFor = true }
-      return state.count >= capacity
+      if state.events.count >= capacity { state.isWaitedFor = true }
+      return state.events.count >= capacity
     }
   }
 
@@ -80,30 +64,38 @@ final class EventChannel: Sendable {
 
   // MARK: the reader's side
 
+  /// The next event if it is there already.
+  func poll() -> GenerationEvent? {
+    let (event, hasRoom): (GenerationEvent?, Bool) = state.withLock { state in
+      let event = state.events.popFirst()
+      let hasRoom = state.isWaitedFor && state.events.count <= capacity / 2
+      if hasRoom { state.isWaitedFor = false }
+      return (event, hasRoom)
+    }
+    if hasRoom { onRoom() }
+    return event
+  }
+
   func next() async throws -> GenerationEvent? {
-    try await withTaskCancellationHandler {
+    if !Task.isCancelled, let event = poll() { return event }
+    return try await withTaskCancellationHandler {
       try await withCheckedThrowingContinuation { continuation in
         enum Answer {
-          case event(GenerationEvent, hasRoom: Bool)
+          case event(GenerationEvent)
           case end(Result<Void, any Error>)
           case wait
         }
         let answer: Answer = state.withLock { state in
           if state.isCancelled { return .end(.failure(CancellationError())) }
-          if let event = state.popFirst() {
-            let hasRoom = state.isWaitedFor && state.count <= capacity / 2
-            if hasRoom { state.isWaitedFor = false }
-            return .event(event, hasRoom: hasRoom)
-          }
+          // Sent since `poll`; whether there is room again is seen by the next one.
+          if let event = state.events.popFirst() { return .event(event) }
           if let end = state.end { return .end(end) }
           precondition(state.reader == nil, "an answer has one reader")
           state.reader = continuation
           return .wait
         }
         switch answer {
-        case .event(let event, let hasRoom):
-          if hasRoom { onRoom() }
-          continuation.resume(returning: event)
+        case .event(let event): continuation.resume(returning: event)
         case .end(let end): continuation.resume(with: end.map { nil })
         case .wait: break
         }
@@ -118,13 +110,46 @@ final class EventChannel: Sendable {
     let (reader, isFirst): (CheckedContinuation<GenerationEvent?, any Error>?, Bool) = state.withLock { state in
       if state.isCancelled { return (nil, false) }
       state.isCancelled = true
-      state.events.removeAll()
-      state.first = 0
+      state.events = Ring()
       defer { state.reader = nil }
       return (state.reader, state.end == nil)
     }
     reader?.resume(throwing: CancellationError())
     if isFirst { onCancel() }
+  }
+}
+
+/// A queue whose memory goes round: it grows while it is full, and otherwise allocates nothing. O(1), amortised.
+struct Ring<Element> {
+  private var slots: [Element?] = []
+  private var first = 0
+  private(set) var count = 0
+  private static var smallest: Int { 8 }
+
+  mutating func append(_ element: Element) {
+    if count == slots.count { grow() }
+    slots[(first + count) % slots.count] = element
+    count += 1
+  }
+
+  mutating func popFirst() -> Element? {
+    if count == 0 { return nil }
+    defer {
+      slots[first] = nil
+      first = (first + 1) % slots.count
+      count -= 1
+    }
+    return slots[first]
+  }
+
+  private mutating func grow() {
+    var larger: [Element?] = []
+    larger.reserveCapacity(max(Self.smallest, 2 * slots.count))
+    larger += slots[first...]
+    larger += slots[..<first]
+    while larger.count < larger.capacity { larger.append(nil) }
+    slots = larger
+    first = 0
   }
 }
 

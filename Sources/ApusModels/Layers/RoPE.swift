@@ -55,10 +55,12 @@ public struct RoPE: QKVConfig {
     func callAsFunction(_ x: Tensor, q: Tensor, k: Tensor, v: Tensor, _ c: Scope) {
       inner(x, q: q, k: k, v: v, c)
       let table = c.rotary.table(rotary, positions: c.batch.positionBound)
-      for t in [q, k] {
+      func rotate(_ t: Tensor) {
         c.device.rope(
           t, headDim: headDim, rotaryDim: rotary.dim, pairing: pairing, table: table, positions: c.positions)
       }
+      rotate(q)
+      rotate(k)
     }
   }
 }

@@ -20,23 +20,29 @@ public struct Batch: Sendable {
     /// Position in the sequence of the first row.
     public var firstPosition: Int
 
-    public init(sequence: Int, rows: Range<Int>, firstPosition: Int) {
-      self.sequence = sequence
-      self.rows = rows
-      self.firstPosition = firstPosition
-    }
   }
 
-  public var segments: [Segment]
-  public var rows: Int { segments.last?.rows.upperBound ?? 0 }
+  public private(set) var segments: [Segment] = []
   /// One more than the greatest position.
-  public var positionBound: Int { segments.map { $0.firstPosition + $0.rows.count }.max() ?? 0 }
-
-  public init(_ segments: [Segment]) { self.segments = segments }
-
+  public private(set) var positionBound = 0
   /// The position of each row.
-  var positions: [Int32] {
-    segments.flatMap { s in s.rows.indices.map { Int32(s.firstPosition + $0 - s.rows.lowerBound) } }
+  private(set) var positions: [Int32] = []
+  public var rows: Int { positions.count }
+
+  public init() {}
+
+  /// Goes on with `count` rows of a sequence.
+  public mutating func append(sequence: Int, rows count: Int, firstPosition: Int) {
+    segments.append(Segment(sequence: sequence, rows: rows..<rows + count, firstPosition: firstPosition))
+    positionBound = max(positionBound, firstPosition + count)
+    for position in firstPosition..<firstPosition + count { positions.append(Int32(position)) }
+  }
+
+  /// Empties the batch; its memory stays for the next one.
+  public mutating func removeAll() {
+    segments.removeAll(keepingCapacity: true)
+    positions.removeAll(keepingCapacity: true)
+    positionBound = 0
   }
 }
 
@@ -62,6 +68,7 @@ public struct Scope {
   public let positions: Tensor
   public let kv: any KVStore
   public let rotary: RotaryTables
+  let buffers: PassBuffers
 
   /// An uninitialised transient `[rows, columns]` f32.
   public func tensor(_ rows: Int, _ columns: Int) -> Tensor { device.arena.tensor(rows, columns) }
@@ -80,14 +87,22 @@ public struct Scope {
   /// The value of a vector; nil when an optional one is absent.
   public subscript(_ p: VectorParameter) -> Tensor? { parameters[p] }
 
-  /// `out = x · Wᵀ + bias` for matrices that read the same x.
+  /// What `linear` computes with one matrix.
+  public typealias Product = (weight: MatrixParameter, bias: VectorParameter?, out: Tensor)
+
+  /// `out = x · Wᵀ + bias` for up to three matrices that read the same x.
   public func linear(
-    _ x: Tensor, activations: ActivationPrecision,
-    _ products: (weight: MatrixParameter, bias: VectorParameter?, out: Tensor)...
+    _ x: Tensor, activations: ActivationPrecision, _ first: Product, _ second: Product? = nil, _ third: Product? = nil
   ) {
-    var run = LinearRun(x, activations: activations, on: device)
-    for p in products { self[p.weight].project(bias: p.bias.flatMap { self[$0] }, into: p.out, &run) }
-    run.finish()
+    var run = LinearRun(x, activations: activations, on: device, collecting: buffers.takeProjections())
+    project(first, &run)
+    if let second { project(second, &run) }
+    if let third { project(third, &run) }
+    buffers.giveBack(run.finish())
+  }
+
+  private func project(_ p: Product, _ run: inout LinearRun) {
+    self[p.weight].project(bias: p.bias.flatMap { self[$0] }, into: p.out, &run)
   }
 }
 

@@ -26,18 +26,27 @@ public struct LinearRun {
   /// `[rows, k]`.
   public let x: Tensor
   public let activations: ActivationPrecision
-  public private(set) var projections: [Projection] = []
+  public private(set) var projections: [Projection]
 
-  init(_ x: Tensor, activations: ActivationPrecision, on device: any Device) {
+  /// `projections` is empty memory to collect in.
+  init(
+    _ x: Tensor, activations: ActivationPrecision, on device: any Device, collecting projections: consuming [Projection]
+  ) {
     self.device = device
     self.x = x
     self.activations = activations
+    self.projections = projections
   }
 
   public mutating func append(_ projection: Projection) { projections.append(projection) }
 
-  func finish() {
+  /// Computes what was collected, and gives the memory back, empty.
+  mutating func finish() -> [Projection] {
     if !projections.isEmpty { device.linear(x, projections, activations: activations) }
+    var memory: [Projection] = []
+    swap(&memory, &projections)
+    memory.removeAll(keepingCapacity: true)
+    return memory
   }
 }
 

@@ -31,6 +31,8 @@ public final class ContiguousKVStore: SequenceKVStore {
   private let table: [Int32]
   private var sequences: [Int: HeapStorage] = [:]
   private var next = 0
+  /// The batch as the layer under way sees it.
+  private var segments: [AttentionSegment] = []
 
   /// - Parameters:
   ///   - capacity: the most tokens of one sequence.
@@ -70,13 +72,15 @@ public final class ContiguousKVStore: SequenceKVStore {
   ) {
     let place = layers[layer]
     table.withUnsafeBufferPointer { table in
-      let segments = batch.segments.map { s in
+      segments.removeAll(keepingCapacity: true)
+      for s in batch.segments {
         let base = sequences[s.sequence]!.base
-        return AttentionSegment(
-          rows: s.rows, firstPosition: s.firstPosition,
-          kv: KVView(
-            k: base + place.k, v: base + place.v, blockStride: place.blockBytes, table: table.baseAddress!, kind: dtype)
-        )
+        segments.append(
+          AttentionSegment(
+            rows: s.rows, firstPosition: s.firstPosition,
+            kv: KVView(
+              k: base + place.k, v: base + place.v, blockStride: place.blockBytes, table: table.baseAddress!,
+              kind: dtype)))
       }
       device.storeKV(k, v, kvHeads: place.shape.kvHeads, headDim: place.shape.headDim, segments)
       device.attention(q, form, segments, into: out)

@@ -62,13 +62,6 @@ public enum RunnerError: Error, CustomStringConvertible, Equatable {
   }
 }
 
-/// Which rows of a forward pass need logits.
-public enum LogitsRequest: Sendable {
-  case none
-  case last
-  case all
-}
-
 /// Rows of logits in the runner's memory, valid while the closure that got them runs.
 public struct Logits {
   let tensor: Tensor
@@ -123,6 +116,7 @@ public final class ModelRunner {
   private var lengths: [SequenceID: Int] = [:]
   private var plans: [PlanKey: Int] = [:]
   private var greatestPlan = 0
+  private let buffers = PassBuffers()
 
   private struct PlanKey: Hashable {
     var rows: Int
@@ -201,37 +195,47 @@ public final class ModelRunner {
 
   /// Appends tokens to their sequences, prefill and decode alike, and gives the logits asked for, in the inputs' order.
   public func forward<R>(_ inputs: [Input], _ body: (Logits) throws -> R) throws -> R {
+    var tokens = TokenBatch()
+    for input in inputs { tokens.append(input.sequence, input.tokens, logits: input.logits) }
+    return try forward(tokens, body)
+  }
+
+  /// The same from a batch that the caller keeps. Allocates nothing on the heap when a batch of as many rows and sequences
+  /// has been computed before.
+  public func forward<R>(_ tokens: TokenBatch, _ body: (Logits) throws -> R) throws -> R {
     guard !model.isEncoder else { throw RunnerError.notAGenerator(model.name) }
-    var segments: [Batch.Segment] = []
-    var ids: [Int32] = []
-    var outputs: [Int32] = []
-    for input in inputs {
-      guard !input.tokens.isEmpty else { throw RunnerError.emptyInput }
-      let past = length(of: input.sequence)
-      guard past + input.tokens.count <= contextLength else {
-        throw RunnerError.contextOverflow(tokens: past + input.tokens.count, contextLength: contextLength)
-      }
-      let rows = ids.count..<ids.count + input.tokens.count
-      segments.append(Batch.Segment(sequence: input.sequence.index, rows: rows, firstPosition: past))
-      ids += input.tokens
-      switch input.logits {
-      case .none: break
-      case .last: outputs.append(Int32(rows.upperBound - 1))
-      case .all: outputs += rows.map { Int32($0) }
-      }
-    }
-    try check(ids)
-    for input in inputs {
-      try kv.prepare(input.sequence.index, tokens: length(of: input.sequence) + input.tokens.count)
-    }
-    let batch = Batch(segments)
-    let mode: Mode = segments.allSatisfy { $0.firstPosition == 0 } ? .prefill : .extend
-    try reserve(PlanKey(rows: ids.count, outputs: outputs.count, segments: segments.count)) { planner in
-      run(ids, outputs, batch, mode, kv, on: planner) { _ in }
-    }
-    let result = try run(ids, outputs, batch, mode, kv, on: device) { try body(Logits(tensor: $0)) }
-    for input in inputs { lengths[input.sequence]! += input.tokens.count }
+    try layOut(tokens)
+    let batch = buffers.batch
+    let outputs = buffers.outputs
+    let mode: Mode = batch.segments.allSatisfy { $0.firstPosition == 0 } ? .prefill : .extend
+    let key = PlanKey(rows: batch.rows, outputs: outputs.count, segments: batch.segments.count)
+    try reserve(key) { planner in run(tokens.tokens, outputs, batch, mode, kv, on: planner) { _ in } }
+    let result = try run(tokens.tokens, outputs, batch, mode, kv, on: device) { try body(Logits(tensor: $0)) }
+    for part in tokens.parts { lengths[part.sequence]! += part.count }
     return result
+  }
+
+  /// Checks the tokens, lays them out as rows in `buffers`, and sees that there is room for their keys and values.
+  private func layOut(_ tokens: TokenBatch) throws {
+    buffers.removeAll()
+    for part in tokens.parts {
+      guard part.count > 0 else { throw RunnerError.emptyInput }
+      let past = length(of: part.sequence)
+      guard past + part.count <= contextLength else {
+        throw RunnerError.contextOverflow(tokens: past + part.count, contextLength: contextLength)
+      }
+      let first = buffers.batch.rows
+      buffers.batch.append(sequence: part.sequence.index, rows: part.count, firstPosition: past)
+      switch part.logits {
+      case .none: break
+      case .last: buffers.outputs.append(Int32(first + part.count - 1))
+      case .all: for row in first..<first + part.count { buffers.outputs.append(Int32(row)) }
+      }
+    }
+    try check(tokens.tokens)
+    for part in tokens.parts {
+      try kv.prepare(part.sequence.index, tokens: length(of: part.sequence) + part.count)
+    }
   }
 
   /// One row per input, pooled as the encoder says. Inputs are packed into passes of at most `maxBatchTokens` tokens (one
@@ -241,21 +245,19 @@ public final class ModelRunner {
     var results: [[Float]] = []
     var next = 0
     while next < inputs.count {
-      var segments: [Batch.Segment] = []
+      var batch = Batch()
       var ids: [Int32] = []
-      while next < inputs.count, segments.isEmpty || ids.count + inputs[next].count <= options.maxBatchTokens {
+      while next < inputs.count, ids.isEmpty || ids.count + inputs[next].count <= options.maxBatchTokens {
         let input = inputs[next]
         guard !input.isEmpty else { throw RunnerError.emptyInput }
         guard input.count <= model.contextLength else {
           throw RunnerError.contextOverflow(tokens: input.count, contextLength: model.contextLength)
         }
-        segments.append(
-          Batch.Segment(sequence: segments.count, rows: ids.count..<ids.count + input.count, firstPosition: 0))
+        batch.append(sequence: batch.segments.count, rows: input.count, firstPosition: 0)
         ids += input
         next += 1
       }
       try check(ids)
-      let batch = Batch(segments)
       let store = TransientKVStore()
       try reserve(nil) { planner in encode(ids, batch, store, on: planner) { _ in } }
       encode(ids, batch, store, on: device) { out in
@@ -286,7 +288,7 @@ public final class ModelRunner {
   private func scope(_ batch: Batch, _ mode: Mode, _ store: any KVStore, on device: any Device) -> Scope {
     Scope(
       device: device, parameters: model.parameters, mode: mode, batch: batch,
-      positions: device.integers(batch.positions), kv: store, rotary: rotary)
+      positions: device.integers(batch.positions), kv: store, rotary: rotary, buffers: buffers)
   }
 
   private func run<R>(

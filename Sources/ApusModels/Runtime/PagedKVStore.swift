@@ -28,6 +28,10 @@ public final class PagedKVStore: SequenceKVStore {
   }
 
   public private(set) var pool: KVBlockPool
+  /// Blocks that sequences use; the other blocks that are not free are kept by others, such as an index of prefixes.
+  public private(set) var blocksInTables = 0
+  /// By block: the tables that it stands in.
+  private var tablesOfBlock: [Int32]
   /// Bytes of a block.
   public let blockBytes: Int
   private let layers: [LayerPlace]
@@ -36,6 +40,8 @@ public final class PagedKVStore: SequenceKVStore {
   private let tableCapacity: Int
   private var tables: [Int: Table] = [:]
   private var next = 0
+  /// The batch as the layer under way sees it.
+  private var segments: [AttentionSegment] = []
 
   /// - Parameters:
   ///   - capacity: the most tokens of one sequence.
@@ -51,6 +57,7 @@ public final class PagedKVStore: SequenceKVStore {
     self.dtype = dtype
     blockBytes = offset
     pool = KVBlockPool(count: blocks)
+    tablesOfBlock = [Int32](repeating: 0, count: blocks)
     tableCapacity = (capacity + kvBlockTokens - 1) / kvBlockTokens
     storage = HeapStorage(byteCount: blocks * offset, ledger: ledger, line: .kv)
   }
@@ -70,15 +77,26 @@ public final class PagedKVStore: SequenceKVStore {
 
   public func release(_ sequence: Int) {
     guard let table = tables.removeValue(forKey: sequence) else { return }
-    for i in 0..<table.count { pool.release(table.blocks[i]) }
+    for i in 0..<table.count {
+      let block = table.blocks[i]
+      tablesOfBlock[Int(block)] -= 1
+      if tablesOfBlock[Int(block)] == 0 { blocksInTables -= 1 }
+      pool.release(block)
+    }
+  }
+
+  private func append(_ block: Int32, to table: Table) {
+    table.blocks[table.count] = block
+    table.count += 1
+    if tablesOfBlock[Int(block)] == 0 { blocksInTables += 1 }
+    tablesOfBlock[Int(block)] += 1
   }
 
   public func prepare(_ sequence: Int, tokens: Int) throws {
     let table = tables[sequence]!
     while table.count * kvBlockTokens < tokens {
       guard let block = pool.take() else { throw RunnerError.outOfBlocks(pool: pool.count) }
-      table.blocks[table.count] = block
-      table.count += 1
+      append(block, to: table)
     }
   }
 
@@ -101,8 +119,7 @@ public final class PagedKVStore: SequenceKVStore {
     let table = tables[s.index]!
     for block in blocks {
       pool.retain(block)
-      table.blocks[table.count] = block
-      table.count += 1
+      append(block, to: table)
     }
   }
 
@@ -117,9 +134,7 @@ public final class PagedKVStore: SequenceKVStore {
       share(from[..<full], with: s)
       (storage.base + Int(block) * blockBytes).copyMemory(
         from: storage.base + Int(from[full]) * blockBytes, byteCount: blockBytes)
-      let table = tables[s.index]!
-      table.blocks[table.count] = block
-      table.count += 1
+      append(block, to: tables[s.index]!)
     } else {
       share(from[..<full], with: s)
     }
@@ -130,6 +145,17 @@ public final class PagedKVStore: SequenceKVStore {
   public func retain(_ block: Int32) { pool.retain(block) }
   public func release(block: Int32) { pool.release(block) }
 
+  /// Traps unless the blocks in tables are counted right, and none of them is free.
+  public func checkInvariants() {
+    pool.checkInvariants()
+    var uses: [Int32: Int32] = [:]
+    for table in tables.values { for i in 0..<table.count { uses[table.blocks[i], default: 0] += 1 } }
+    precondition(uses.count == blocksInTables, "\(uses.count) blocks are in tables, counted \(blocksInTables)")
+    for (block, count) in uses {
+      precondition(tablesOfBlock[Int(block)] == count && pool.references(to: block) >= count, "block \(block)")
+    }
+  }
+
   // MARK: the layers' side
 
   public func attend(
@@ -137,12 +163,14 @@ public final class PagedKVStore: SequenceKVStore {
     on device: any Device
   ) {
     let place = layers[layer]
-    let segments = batch.segments.map { s in
-      AttentionSegment(
-        rows: s.rows, firstPosition: s.firstPosition,
-        kv: KVView(
-          k: storage.base + place.k, v: storage.base + place.v, blockStride: blockBytes,
-          table: UnsafePointer(tables[s.sequence]!.blocks), kind: dtype))
+    segments.removeAll(keepingCapacity: true)
+    for s in batch.segments {
+      segments.append(
+        AttentionSegment(
+          rows: s.rows, firstPosition: s.firstPosition,
+          kv: KVView(
+            k: storage.base + place.k, v: storage.base + place.v, blockStride: blockBytes,
+            table: UnsafePointer(tables[s.sequence]!.blocks), kind: dtype)))
     }
     device.storeKV(k, v, kvHeads: place.shape.kvHeads, headDim: place.shape.headDim, segments)
     device.attention(q, form, segments, into: out)

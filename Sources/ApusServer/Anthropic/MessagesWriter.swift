@@ -46,6 +46,7 @@ struct MessagesWriter: Sendable {
     case .started(let promptTokens, let cached):
       let usage = Self.usage(promptTokens, cached, output: 0)
       return Self.event("message_start", ["message": message([], end: nil, usage)])
+    case .prompt: return []
     case .text(let text, _):
       if text.isEmpty { return [] }
       var bytes: [UInt8] = []
@@ -101,7 +102,7 @@ struct MessagesWriter: Sendable {
   /// Takes the parts of an answer that is sent whole; returns it with the last one. A cancelled answer has none.
   mutating func message(for part: AnswerPart) -> JinjaValue? {
     switch part {
-    case .started, .callEnded: break
+    case .started, .prompt, .callEnded: break
     case .text(let text, _):
       if text.isEmpty { break }
       if case .text(let before)? = blocks.last {

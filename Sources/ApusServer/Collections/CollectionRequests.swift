@@ -29,15 +29,18 @@ extension RequestReader {
     return value
   }
 
-  func collectionConfig(named name: String) throws -> CollectionConfig {
-    guard let dim = try integer("dimension", 1...VectorConfig.maximumDimension) else {
-      throw OpenAIError.missing("dimension", expected: "how many numbers a vector has")
+  /// Without a dimension, that of the embedding model.
+  func collectionConfig(named name: String, embedder: (any TextEmbedder)?) throws -> CollectionConfig {
+    let model = try string("embedding_model")
+    let given = try integer("dimension", 1...VectorConfig.maximumDimension)
+    guard let dim = try given ?? model.flatMap({ try embedder?.dim(of: $0) }) else {
+      throw OpenAIError.missing("dimension", expected: "how many numbers a vector has, or an embedding model's name")
     }
     return CollectionConfig(
       name: name,
       vectors: VectorConfig(
         dim: dim, metric: try choice("metric", .cosine), quantizer: try choice("quantizer", .sq8)),
-      embeddingModel: try string("embedding_model"), indexedFields: try names("indexed_fields") ?? [])
+      embeddingModel: model, indexedFields: try names("indexed_fields") ?? [])
   }
 
   func vector(_ field: String) throws -> [Float]? {
@@ -171,6 +174,13 @@ extension RequestReader {
   }
 }
 
+extension Hit {
+  /// Hits as `/v1/collections/NAME/search` answers them.
+  public static func json(_ hits: [Hit]) throws -> String {
+    String(decoding: CompactJSON.bytes(try CollectionJSON.list(hits)), as: UTF8.self)
+  }
+}
+
 /// Collections' answers.
 enum CollectionJSON {
   static func description(_ config: CollectionConfig) -> JinjaValue {
@@ -198,6 +208,10 @@ enum CollectionJSON {
     ]
     if let vector = point.vector { fields["vector"] = .list(vector.map(number)) }
     return fields
+  }
+
+  static func list(_ hits: [Hit]) throws -> JinjaValue {
+    ["object": "list", "data": .list(try hits.map(hit))]
   }
 
   static func hit(_ hit: Hit) throws -> JinjaValue {

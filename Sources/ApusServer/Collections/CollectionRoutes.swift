@@ -8,19 +8,19 @@ import Hummingbird
 
 /// The handlers of `/v1/collections`. Who acts comes from the API key, never from a body.
 struct CollectionRoutes: Sendable {
-  let store: CollectionStore
+  let state: ServerState
+  /// Nil keeps no collections: every route says so.
+  let store: CollectionStore?
   let bodyLimit: Int
-  /// Without keys everybody may do everything, and a header says as which tenant.
-  let hasKeys: Bool
   /// Names of keys that may also do what is an administrator's, and act as any tenant.
   let admins: Set<String>
 
   static let defaultTenant = "default"
 
-  init(store: CollectionStore, bodyLimit: Int, hasKeys: Bool, admins: Set<String> = ["admin"]) {
+  init(state: ServerState, store: CollectionStore?, bodyLimit: Int, admins: Set<String> = ["admin"]) {
+    self.state = state
     self.store = store
     self.bodyLimit = bodyLimit
-    self.hasKeys = hasKeys
     self.admins = admins
   }
 
@@ -55,6 +55,8 @@ struct CollectionRoutes: Sendable {
     let request: Request
     let context: ServerContext
     let principal: Principal
+    let store: CollectionStore
+    let preparation: PreparationPool
 
     /// A part of the path, decoded.
     func part(_ name: String) throws -> String {
@@ -73,13 +75,16 @@ struct CollectionRoutes: Sendable {
       return .text(text)
     }
 
-    func body(upTo limit: Int) async throws -> RequestReader {
+    /// What `read` takes from the body; one that is empty counts as an object without fields.
+    func body<T: Sendable>(upTo limit: Int, _ read: @Sendable (RequestReader) throws -> T) async throws -> T {
       let bytes = try await context.body(of: request, upTo: limit)
-      let reader =
-        bytes.readableBytes == 0
-        ? try RequestReader([:], path: "") : try RequestReader(body: Array(bytes.readableBytesView))
-      try reader.checkTenant(principal)
-      return reader
+      return try await preparation.run {
+        let reader =
+          bytes.readableBytes == 0
+          ? try RequestReader([:], path: "") : try RequestReader(body: Array(bytes.readableBytesView))
+        try reader.checkTenant(principal)
+        return try read(reader)
+      }
     }
   }
 
@@ -88,15 +93,19 @@ struct CollectionRoutes: Sendable {
   ) async throws -> Response {
     do {
       let principal = try principal(of: request, context)
-      return try await handler(Call(request: request, context: context, principal: principal))
+      guard let store else { throw OpenAIError.noCollections }
+      return try await handler(
+        Call(
+          request: request, context: context, principal: principal, store: store, preparation: state.preparation))
     } catch let error as CollectionError {
       throw OpenAIError(error)
     } catch let error as VectorError { throw OpenAIError(error) }
   }
 
+  /// Without keys everybody may do everything, and a header says as which tenant.
   private func principal(of request: Request, _ context: ServerContext) throws -> Principal {
     let named = request.headers[.tenant]
-    guard hasKeys else { return Principal(tenant: named ?? Self.defaultTenant, isAdmin: true) }
+    guard state.keys != nil else { return Principal(tenant: named ?? Self.defaultTenant, isAdmin: true) }
     let isAdmin = admins.contains(context.principal)
     if let named, named != context.principal, !isAdmin { throw OpenAIError.otherTenant(HTTPField.Name.tenant.rawName) }
     return Principal(tenant: named ?? context.principal, isAdmin: isAdmin)
@@ -113,24 +122,27 @@ struct CollectionRoutes: Sendable {
 
   private func collection(_ call: Call) async throws -> VectorCollection {
     let name = try call.part("collection")
-    return try await blocking { [store] in try store.collection(name) }
+    return try await blocking { try call.store.collection(name) }
   }
 
   // MARK: collections
 
   private func list(_ call: Call) async throws -> Response {
-    let collections = try await blocking { [store] in try store.names().map { try store.collection($0).config } }
+    let collections = try await blocking { try call.store.names().map { try call.store.collection($0).config } }
     return .json(["object": "list", "data": .list(collections.map(CollectionJSON.description))])
   }
 
   /// Makes a collection; one that is there with the same configuration is left as it is.
   private func create(_ call: Call) async throws -> Response {
-    let config = try await call.body(upTo: bodyLimit).collectionConfig(named: try call.part("collection"))
-    let made = try await blocking { [store] in
+    let name = try call.part("collection")
+    let config = try await call.body(upTo: bodyLimit) {
+      try $0.collectionConfig(named: name, embedder: call.store.embedder)
+    }
+    let made = try await blocking {
       do {
-        return try store.create(config, as: call.principal).config
+        return try call.store.create(config, as: call.principal).config
       } catch CollectionError.exists(let what) {
-        guard try store.collection(config.name).config == config else { throw CollectionError.exists(what) }
+        guard try call.store.collection(config.name).config == config else { throw CollectionError.exists(what) }
         return config
       }
     }
@@ -143,7 +155,7 @@ struct CollectionRoutes: Sendable {
 
   private func delete(_ call: Call) async throws -> Response {
     let name = try call.part("collection")
-    try await blocking { [store] in try store.delete(name, as: call.principal) }
+    try await blocking { try call.store.delete(name, as: call.principal) }
     return .json(["object": "collection.deleted", "name": .string(name), "deleted": true])
   }
 
@@ -151,8 +163,9 @@ struct CollectionRoutes: Sendable {
 
   private func upsert(_ call: Call) async throws -> Response {
     let collection = try await collection(call)
-    let points = try await call.body(upTo: bodyLimit).points(call.principal)
-    let whole = try await collection.embedding(points)
+    let points = try await call.body(upTo: bodyLimit) { try $0.points(call.principal) }
+    // A client that hangs up does not keep the encoder busy.
+    let whole = try await call.context.client().whileConnected { try await collection.embedding(points) }
     try await blocking { try collection.upsert(whole, as: call.principal) }
     return .json(["object": "points.upserted", "count": .integer(points.count)])
   }
@@ -171,7 +184,7 @@ struct CollectionRoutes: Sendable {
 
   private func grant(_ call: Call) async throws -> Response {
     let (collection, key, owner) = (try await collection(call), try call.key(), call.query("owner"))
-    let names = try await call.body(upTo: bodyLimit).names("tenants")
+    let names = try await call.body(upTo: bodyLimit) { try $0.names("tenants") }
     guard let names else { throw OpenAIError.missing("tenants", expected: "an array of tenants' names") }
     let count = try await blocking { try collection.grant([key], to: names, of: owner, as: call.principal) }
     return .json(["object": "grants", "granted": .integer(count)])
@@ -188,19 +201,23 @@ struct CollectionRoutes: Sendable {
 
   private func search(_ call: Call) async throws -> Response {
     let collection = try await collection(call)
-    let body = try await call.body(upTo: bodyLimit)
-    let query = try await collection.embedding(try body.query())
+    let asked = try await call.body(upTo: bodyLimit) { try $0.query() }
+    let query = try await call.context.client().whileConnected { try await collection.embedding(asked) }
     let hits = try await blocking { try collection.search(query, as: call.principal) }
-    return .json(["object": "list", "data": .list(try hits.map(CollectionJSON.hit))])
+    return .json(try CollectionJSON.list(hits))
   }
 
   private func scroll(_ call: Call) async throws -> Response {
     let collection = try await collection(call)
-    let body = try await call.body(upTo: bodyLimit)
-    let (limit, cursor) = (try body.integer("limit", 1...1000) ?? 100, try body.string("cursor"))
-    let (access, payload) = (try body.access(), try body.filter())
+    let (limit, cursor, access, payload, withVectors) = try await call.body(upTo: bodyLimit) {
+      (
+        try $0.integer("limit", 1...1000) ?? 100, try $0.string("cursor"), try $0.access(), try $0.filter(),
+        try $0.bool("with_vectors") ?? false
+      )
+    }
     let page = try await blocking {
-      try collection.scroll(limit: limit, cursor: cursor, access: access, payload: payload, as: call.principal)
+      try collection.scroll(
+        limit: limit, cursor: cursor, access: access, payload: payload, withVectors: withVectors, as: call.principal)
     }
     return .json([
       "object": "list", "data": .list(try page.points.map { .mapping(try CollectionJSON.point($0)) }),
@@ -210,8 +227,7 @@ struct CollectionRoutes: Sendable {
 
   private func count(_ call: Call) async throws -> Response {
     let collection = try await collection(call)
-    let body = try await call.body(upTo: bodyLimit)
-    let (access, payload) = (try body.access(), try body.filter())
+    let (access, payload) = try await call.body(upTo: bodyLimit) { (try $0.access(), try $0.filter()) }
     let count = try await blocking {
       try collection.count(access: access, payload: payload, as: call.principal)
     }
@@ -237,14 +253,14 @@ struct CollectionRoutes: Sendable {
 
   private func train(_ call: Call) async throws -> Response {
     let collection = try await collection(call)
-    let recall = try await call.body(upTo: bodyLimit).number("target_recall", 0.01...1)
+    let recall = try await call.body(upTo: bodyLimit) { try $0.number("target_recall", 0.01...1) }
     try await blocking { try collection.train(targetRecall: recall, as: call.principal) }
     return .json(["object": "collection.trained", "name": .string(collection.config.name)])
   }
 
   private func snapshot(_ call: Call) async throws -> Response {
     let name = try call.part("collection")
-    let path = try await blocking { [store] in try store.snapshot(name, as: call.principal) }
+    let path = try await blocking { try call.store.snapshot(name, as: call.principal) }
     return .json(["object": "snapshot", "path": .string(path)])
   }
 
@@ -255,7 +271,7 @@ struct CollectionRoutes: Sendable {
 
   private func update(_ call: Call) async throws -> Response {
     let (collection, name) = (try await collection(call), try call.part("tenant"))
-    let update = try await call.body(upTo: bodyLimit).tenantUpdate()
+    let update = try await call.body(upTo: bodyLimit) { try $0.tenantUpdate() }
     return .json(
       CollectionJSON.stats(
         try await blocking {
@@ -300,6 +316,12 @@ extension HTTPField.Name {
 }
 
 extension OpenAIError {
+  static let noCollections = OpenAIError(
+    status: .notFound,
+    message: "this server keeps no collections: start it with --collections FOLDER, or with collections: FOLDER in the "
+      + "file of --config",
+    code: "collections_disabled")
+
   static func otherTenant(_ param: String) -> OpenAIError {
     OpenAIError(
       status: .forbidden, message: "\(param) names another tenant than the API key's", type: "permission_error",
@@ -318,6 +340,8 @@ extension OpenAIError {
     case .invalid(let path, _, _):
       self.init(status: .badRequest, message: message, param: path, code: "invalid_value")
     case .exists: self.init(status: .conflict, message: message, code: "already_exists")
+    case .unknownModel:
+      self.init(status: .notFound, message: message, param: "embedding_model", code: "model_not_found")
     case .embedding:
       self.init(status: .badRequest, message: message, param: "text", code: "embedding_failed")
     case .corrupt, .unusable:

@@ -24,6 +24,7 @@ public struct ServerConfiguration: Sendable, Equatable {
   /// Seconds.
   public var drainTimeout: Double?
   public var responses: String?
+  public var collections: String?
   /// Bytes.
   public var bodyLimit: Int?
   public var threads: Int?
@@ -53,6 +54,7 @@ public struct ServerConfiguration: Sendable, Equatable {
     .init("idle-unload", \.idleUnload, .seconds(orZero: false)),
     .init("drain-timeout", \.drainTimeout, .seconds(orZero: true), isReloadable: true),
     .init("responses", \.responses, .text),
+    .init("collections", \.collections, .text),
     .init("body-limit", \.bodyLimit, .whole(1...Int.max)),
     .init("threads", \.threads, .whole(1...1024)),
     .init("context", \.contextLength, .whole(1...Int(Int32.max))),

@@ -119,6 +119,7 @@ final class RequestRecorder: Sendable {
         if record.admittedAfter == nil { record.admittedAfter = now }
         record.promptTokens += promptTokens
         record.cachedTokens += cached
+      case .success(.prompt): break
       case .success(.token):
         if record.firstTokenAfter == nil { record.firstTokenAfter = now }
         record.countToken(of: answer)

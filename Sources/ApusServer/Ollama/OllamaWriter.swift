@@ -46,7 +46,7 @@ struct OllamaWriter: Sendable {
   /// The lines that a part causes. A cancelled answer ends in an error, never like a whole one.
   mutating func lines(for part: AnswerPart, at time: Date) -> [UInt8] {
     switch part {
-    case .started: return []
+    case .started, .prompt: return []
     case .text(let text, let reports):
       if text.isEmpty && reports.isEmpty { return [] }
       return Self.line(.mapping(piece(text, [], reports.map(entry), time)))
@@ -82,7 +82,7 @@ struct OllamaWriter: Sendable {
   /// Takes the parts of an answer that is sent whole; returns it with the last one. A cancelled answer has none.
   mutating func answer(for part: AnswerPart, at time: Date) -> JinjaValue? {
     switch part {
-    case .started: return nil
+    case .started, .prompt: return nil
     case .text(_, let reports):
       self.reports += reports.map(entry)
       return nil

@@ -63,6 +63,7 @@ struct ChatCompletionWriter: Sendable {
       self.promptTokens = promptTokens
       cachedTokens = cached
       return [chunk(.init(role: "assistant", content: ""))]
+    case .prompt: return []
     case .text(let text, let reports):
       completionTokens += 1
       return [chunk(.init(content: text), logProbabilities(reports))]
@@ -105,7 +106,7 @@ struct ChatCompletionWriter: Sendable {
   /// Takes the parts of an answer that is sent whole; returns it with the last one.
   mutating func completion(for part: AnswerPart) -> ChatCompletion? {
     switch part {
-    case .started, .callEnded: return nil
+    case .started, .prompt, .callEnded: return nil
     case .text(_, let reports):
       tokens += reports.map(entry)
       return nil

@@ -41,9 +41,6 @@ struct CompletionRequest: Sendable {
     options.stop = try body.stopStrings()
     options.ignoreEOS = try body.bool("ignore_eos") ?? false
     options.logProbabilities = try body.integer("logprobs", 0...20)
-    if echo, let count = options.logProbabilities {
-      throw OpenAIError.invalid(
-        "logprobs", seen: "\(count)", expected: "nothing beside echo: only the answer's tokens have log-probabilities")
-    }
+    if echo { options.promptLogProbabilities = options.logProbabilities }
   }
 }

@@ -54,7 +54,9 @@ struct CompletionRoutes: Sendable {
       case .tokens(let tokens): echo = job.engine.tokenizer.decode(tokens, skipSpecial: false)
       }
     }
-    return CompletionChoiceWriter(index: index, echo: echo, tokenizer: job.engine.tokenizer)
+    return CompletionChoiceWriter(
+      index: index, echo: echo, scoresPrompt: job.request.options.promptLogProbabilities != nil,
+      tokenizer: job.engine.tokenizer)
   }
 
   private func answer(_ index: Int, _ job: Job) async throws -> AnswerStream {

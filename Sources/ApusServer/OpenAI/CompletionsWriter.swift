@@ -4,26 +4,37 @@ import ApusText
 /// Turns the parts of one prompt's answer into the choices of a text completion, streamed or whole: a state machine
 /// without I/O.
 struct CompletionChoiceWriter: Sendable {
+  /// A token's log-probability and the best beside it. A prompt's first token has none.
+  private struct Entry: Sendable {
+    var token: Int32
+    var chosen: Float?
+    var top: [TokenLogProbability]
+  }
+
   let index: Int
   /// The prompt, if it is to be given back.
   let echo: String?
+  /// The prompt's log-probabilities will come, and the prompt is written with them.
+  let scoresPrompt: Bool
   let tokenizer: any Tokenizer
-  private var tokens: [TokenReport] = []
+  private var entries: [Entry] = []
   /// Where the next token begins, in Unicode scalars from the beginning of the choice's text.
   private var offset: Int
 
-  init(index: Int, echo: String?, tokenizer: any Tokenizer) {
+  init(index: Int, echo: String?, scoresPrompt: Bool = false, tokenizer: any Tokenizer) {
     self.index = index
     self.echo = echo
+    self.scoresPrompt = scoresPrompt
     self.tokenizer = tokenizer
-    offset = echo?.unicodeScalars.count ?? 0
+    offset = scoresPrompt ? 0 : echo?.unicodeScalars.count ?? 0
   }
 
   /// The choices that a part causes in a stream, in order; the last carries the reason.
   mutating func pieces(for part: AnswerPart) -> [JinjaValue] {
     switch part {
-    case .started: return echo.map { [choice($0)] } ?? []
-    case .text(let text, let reports): return [choice(text, reports)]
+    case .started: return scoresPrompt ? [] : echo.map { [choice($0)] } ?? []
+    case .prompt(let score): return [choice(echo ?? "", Self.entries(of: score))]
+    case .text(let text, let reports): return [choice(text, Self.entries(of: reports))]
     case .finished(let end): return [choice("", reason: end.reason)]
     case .callBegan, .callArguments, .callEnded: return []
     }
@@ -32,45 +43,55 @@ struct CompletionChoiceWriter: Sendable {
   /// Takes the parts of an answer that is sent whole; returns its choice with the last one.
   mutating func whole(for part: AnswerPart) -> (choice: JinjaValue, end: AnswerEnd)? {
     switch part {
-    case .text(_, let reports): tokens += reports
-    case .finished(let end): return (choice((echo ?? "") + end.text, tokens, reason: end.reason), end)
+    case .prompt(let score): entries += Self.entries(of: score)
+    case .text(_, let reports): entries += Self.entries(of: reports)
+    case .finished(let end): return (choice((echo ?? "") + end.text, entries, reason: end.reason), end)
     case .started, .callBegan, .callArguments, .callEnded: break
     }
     return nil
   }
 
-  private mutating func choice(
-    _ text: String, _ reports: [TokenReport] = [], reason: AnswerEnd.Reason? = nil
-  ) -> JinjaValue {
+  private static func entries(of score: Score) -> [Entry] {
+    score.tokens.indices.map {
+      Entry(token: score.tokens[$0], chosen: score.logProbabilities[$0], top: score.top[$0])
+    }
+  }
+
+  private static func entries(of reports: [TokenReport]) -> [Entry] {
+    reports.map { Entry(token: $0.id, chosen: $0.logProbabilities.chosen, top: $0.logProbabilities.top) }
+  }
+
+  private mutating func choice(_ text: String, _ entries: [Entry] = [], reason: AnswerEnd.Reason? = nil) -> JinjaValue {
     [
-      "text": .string(text), "index": .integer(index), "logprobs": reports.isEmpty ? .none : logProbabilities(reports),
+      "text": .string(text), "index": .integer(index), "logprobs": entries.isEmpty ? .none : logProbabilities(entries),
       "finish_reason": .optional(reason?.completionName),
     ]
   }
 
   /// Parallel lists, as OpenAI's older route has them.
-  private mutating func logProbabilities(_ reports: [TokenReport]) -> JinjaValue {
+  private mutating func logProbabilities(_ entries: [Entry]) -> JinjaValue {
     var offsets: [JinjaValue] = []
-    for report in reports {
+    for entry in entries {
       offsets.append(.integer(offset))
       // A character counts where its first byte is: the others follow as 10xxxxxx.
-      offset += tokenizer.bytes(of: report.id).count { $0 & 0xC0 != 0x80 }
+      offset += tokenizer.bytes(of: entry.token).count { $0 & 0xC0 != 0x80 }
     }
     return [
-      "tokens": .list(reports.map { .string(name(of: $0.id)) }),
-      "token_logprobs": .list(reports.map { .logProbability($0.logProbabilities.chosen) }),
-      "top_logprobs": .list(reports.map(best)), "text_offset": .list(offsets),
+      "tokens": .list(entries.map { .string(name(of: $0.token)) }),
+      "token_logprobs": .list(entries.map { $0.chosen.map { .logProbability($0) } ?? .none }),
+      "top_logprobs": .list(entries.map(best)), "text_offset": .list(offsets),
     ]
   }
 
   /// The most probable tokens by name, and the chosen one if it is not among them.
-  private func best(_ report: TokenReport) -> JinjaValue {
+  private func best(_ entry: Entry) -> JinjaValue {
+    guard let probability = entry.chosen else { return .none }
     var best = JinjaMapping()
-    for entry in report.logProbabilities.top where best[name(of: entry.token)] == nil {
-      best[name(of: entry.token)] = .logProbability(entry.logProbability)
+    for other in entry.top where best[name(of: other.token)] == nil {
+      best[name(of: other.token)] = .logProbability(other.logProbability)
     }
-    let chosen = name(of: report.id)
-    if best[chosen] == nil { best[chosen] = .logProbability(report.logProbabilities.chosen) }
+    let chosen = name(of: entry.token)
+    if best[chosen] == nil { best[chosen] = .logProbability(probability) }
     return .mapping(best)
   }
 

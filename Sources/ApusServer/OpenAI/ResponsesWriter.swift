@@ -56,6 +56,7 @@ struct ResponseWriter: Sendable {
     switch part {
     case .started:
       return [event("response.created", ["response": object]), event("response.in_progress", ["response": object])]
+    case .prompt: return []
     case .text(let text, let reports): return write(text, reports.map(entry))
     case .callBegan(_, let id, let name):
       var events = close("completed")

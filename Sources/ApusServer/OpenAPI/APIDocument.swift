@@ -34,8 +34,8 @@ struct APIDocument: Sendable {
       anyModel: Models.names(models.text + models.embedding), contextLength: models.contextLength)
     operations =
       Self.serviceOperations + Self.openAIOperations(shapes) + Self.anthropicOperations(shapes)
-      + Self.ollamaOperations(shapes)
-    components = Self.errorComponents + Self.openAIComponents
+      + Self.ollamaOperations(shapes) + Self.collectionOperations(shapes)
+    components = Self.errorComponents + Self.openAIComponents + Self.collectionComponents
   }
 
   /// What requests of every dialect are made of.
@@ -76,7 +76,9 @@ struct APIDocument: Sendable {
       "openapi": "3.1.0",
       "info": [
         "title": "Apus", "version": .string(version),
-        "description": "Large language models and encoders behind the HTTP dialects of OpenAI, Anthropic and Ollama.",
+        "description": .string(
+          "Large language models and encoders behind the HTTP dialects of OpenAI, Anthropic and Ollama, "
+            + "and collections of texts and vectors for many tenants."),
         "license": ["name": "Apache-2.0", "identifier": "Apache-2.0"],
       ],
       "servers": [["url": "/"]], "paths": .mapping(paths), "security": [[:], ["bearer": []]],

@@ -7,12 +7,13 @@ struct APIOperation: Sendable {
     case openAI = "OpenAI"
     case anthropic = "Anthropic"
     case ollama = "Ollama"
+    case collections = "Collections"
     case service = "Service"
 
     /// The component that holds the shape of an error.
     var errorSchema: String {
       switch self {
-      case .openAI, .service: "Error"
+      case .openAI, .collections, .service: "Error"
       case .anthropic: "AnthropicError"
       case .ollama: "OllamaError"
       }
@@ -23,7 +24,7 @@ struct APIOperation: Sendable {
     case get, post, delete, head, put
   }
 
-  /// A parameter of the path or of the query.
+  /// A parameter of the path, of the query or of the header.
   struct Parameter: Sendable {
     var name: String
     var place: String
@@ -36,6 +37,10 @@ struct APIOperation: Sendable {
 
     static func query(_ name: String, _ schema: Schema, _ description: String) -> Parameter {
       Parameter(name: name, place: "query", schema: schema, description: description)
+    }
+
+    static func header(_ name: String, _ schema: Schema, _ description: String) -> Parameter {
+      Parameter(name: name, place: "header", schema: schema, description: description)
     }
 
     var json: JinjaValue {
@@ -92,9 +97,10 @@ struct APIOperation: Sendable {
   static let meanings = [
     400: "The request is wrong; the error names the field.",
     401: "The API key is missing or unknown.",
-    403: "The request comes from an origin or an address that is not allowed.",
+    403: "The caller may not do this.",
     404: "There is no such model or object.",
     408: "The body did not arrive in time.",
+    409: "There is such an object already, and it is another.",
     413: "The body is larger than the server's limit.",
     422: "The request is understood, and cannot be carried out.",
     429: "Too many requests wait; `retry-after` says when to come back.",

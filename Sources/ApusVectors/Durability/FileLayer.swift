@@ -46,13 +46,22 @@ public final class MappedBytes: @unchecked Sendable {
   /// Valid as long as this object lives.
   public let bytes: UnsafeMutableRawBufferPointer
   private let release: @Sendable (UnsafeMutableRawBufferPointer) -> Void
+  private let evict: @Sendable (UnsafeMutableRawBufferPointer) -> Void
 
+  /// `evict` gives pages back that can be read from the file again.
   public init(
-    _ bytes: UnsafeMutableRawBufferPointer, release: @escaping @Sendable (UnsafeMutableRawBufferPointer) -> Void
+    _ bytes: UnsafeMutableRawBufferPointer,
+    evict: @escaping @Sendable (UnsafeMutableRawBufferPointer) -> Void = { _ in },
+    release: @escaping @Sendable (UnsafeMutableRawBufferPointer) -> Void
   ) {
     self.bytes = bytes
     self.release = release
+    self.evict = evict
   }
+
+  /// Takes the part from resident memory until it is read again; it must begin on a page, and nobody may have written into
+  /// it.
+  func evict(_ part: Range<Int>) { evict(UnsafeMutableRawBufferPointer(rebasing: bytes[part])) }
 
   deinit { release(bytes) }
 }

@@ -87,6 +87,12 @@ public final class SegmentFile: Sendable {
       rebasing: mapped.bytes[section.offset..<section.offset + section.byteCount])
   }
 
+  /// Takes a section from resident memory that was copied and not written into.
+  func evict(_ name: String) throws(DurabilityError) {
+    let section = try find(name)
+    mapped.evict(section.offset..<section.offset + section.byteCount)
+  }
+
   /// Reads a section from the file and checks each block; throws `damaged` naming section and block.
   public func verify(section name: String) throws(DurabilityError) {
     let (section, checksums) = (try find(name), checksums)

@@ -11,8 +11,10 @@ struct BitEncoding: Sendable {
   let metric: VectorMetric
   /// D.
   let bits: Int
-  /// c, `[dim]`.
+  /// c, `[bits]`, the padding 0.
   private let centre: [Float]
+  /// ‖c‖².
+  private let centreSquare: Float
   /// ±1, `[rounds, bits]`.
   private let signs: [Float]
   private static let rounds = 4
@@ -27,92 +29,115 @@ struct BitEncoding: Sendable {
     bits = BitLayout.bits(dim: dim)
     let row = tree.centroids.row(0)
     let (scale, codes) = (row.load(as: Float.self), (row + CodeLayout.codesOffset).assumingMemoryBound(to: Int8.self))
-    centre = (0..<dim).map { scale * Float(codes[$0]) }
+    centre = (0..<bits).map { $0 < encoding.dim ? scale * Float(codes[$0]) : 0 }
+    centreSquare = Float(centre.reduce(0.0) { $0 + Double($1) * Double($1) })
     var random = SplitMix64(state: Self.seed)
     signs = (0..<Self.rounds * bits).map { _ in random.next() >> 63 == 0 ? 1 : -1 }
   }
 
   var rowBytes: Int { BitLayout.bytes(dim: dim) }
+  private var padded: Int { (dim + 15) & ~15 }
 
-  /// x·c of the first `dim` floats.
+  /// x·c.
   private func productWithCentre(_ x: UnsafePointer<Float>) -> Float {
-    var sum = 0.0
-    for i in 0..<dim { sum += Double(x[i]) * Double(centre[i]) }
-    return Float(sum)
+    centre.withUnsafeBufferPointer { centre in
+      var sum = SIMD16<Double>()
+      for i in stride(from: 0, to: padded, by: 16) {
+        sum += SIMD16<Double>(SIMD16(x + i)) * SIMD16<Double>(SIMD16(centre.baseAddress! + i))
+      }
+      return Float(sum.sum())
+    }
   }
 
-  /// `out` (`[bits]`) = the rotation of x − c; returns ‖x − c‖.
+  /// `out` (`[bits]`, aligned to 64 bytes) = the rotation of x − c; returns ‖x − c‖.
   private func rotated(_ x: UnsafePointer<Float>, _ out: UnsafeMutablePointer<Float>) -> Float {
-    var square = 0.0
-    for i in 0..<dim {
-      let y = x[i] - centre[i]
-      out[i] = y
-      square += Double(y) * Double(y)
-    }
-    for i in dim..<bits { out[i] = 0 }
     let length = 1 << (Int.bitWidth - 1 - bits.leadingZeroBitCount)
     let half = bits / 2
     let scale = 1 / Float(length).squareRoot()
     let halfRoot = Float(0.5).squareRoot()
+    var squares = SIMD16<Double>()
+    centre.withUnsafeBufferPointer { centre in
+      for i in stride(from: 0, to: padded, by: 16) {
+        let y = SIMD16(x + i) - SIMD16(centre.baseAddress! + i)
+        y.store(out + i)
+        squares += SIMD16<Double>(y) * SIMD16<Double>(y)
+      }
+    }
+    for i in padded..<max(padded, bits) { out[i] = 0 }
     signs.withUnsafeBufferPointer { signs in
       for round in 0..<Self.rounds {
         let signs = signs.baseAddress! + round * bits
-        for i in 0..<bits { out[i] *= signs[i] }
-        Self.hadamard(out + (round % 2 == 0 ? 0 : bits - length), length, scale)
+        for i in stride(from: 0, to: bits, by: 16) { (SIMD16(out + i) * SIMD16(signs + i)).store(out + i) }
+        let part = UnsafeMutableRawPointer(out + (round % 2 == 0 ? 0 : bits - length))
+        Self.hadamard(part.assumingMemoryBound(to: SIMD4<Float>.self), length / 4, scale)
         guard length < bits else { continue }
-        for i in 0..<half {
-          let (a, b) = (out[i], out[i + half])
-          out[i] = (a + b) * halfRoot
-          out[i + half] = (a - b) * halfRoot
+        for i in stride(from: 0, to: half, by: 16) {
+          let (a, b) = (SIMD16(out + i), SIMD16(out + i + half))
+          ((a + b) * halfRoot).store(out + i)
+          ((a - b) * halfRoot).store(out + i + half)
         }
       }
     }
-    return Float(square.squareRoot())
+    return Float(squares.sum().squareRoot())
   }
 
-  /// The Hadamard transform of `length` (a power of two) numbers in place, times `scale`.
-  private static func hadamard(_ x: UnsafeMutablePointer<Float>, _ length: Int, _ scale: Float) {
+  /// The Hadamard transform of 4 · `count` (a power of two) numbers in place, times `scale`.
+  private static func hadamard(_ x: UnsafeMutablePointer<SIMD4<Float>>, _ count: Int, _ scale: Float) {
+    // The first two steps lie within a vector.
+    let (alternating, halves) = (SIMD4<Float>(1, -1, 1, -1), SIMD4<Float>(1, 1, -1, -1))
+    for i in 0..<count {
+      var v = x[i]
+      v = SIMD4(v.y, v.x, v.w, v.z) + v * alternating
+      v = SIMD4(v.z, v.w, v.x, v.y) + v * halves
+      x[i] = v * scale
+    }
+    // Then two at a time.
     var step = 1
-    while step < length {
+    while 4 * step <= count {
       var block = 0
-      while block < length {
+      while block < count {
         for i in block..<block + step {
-          let (a, b) = (x[i], x[i + step])
-          x[i] = a + b
-          x[i + step] = a - b
+          let (a, b, c, d) = (x[i], x[i + step], x[i + 2 * step], x[i + 3 * step])
+          let (aPlusB, aMinusB, cPlusD, cMinusD) = (a + b, a - b, c + d, c - d)
+          x[i] = aPlusB + cPlusD
+          x[i + step] = aMinusB + cMinusD
+          x[i + 2 * step] = aPlusB - cPlusD
+          x[i + 3 * step] = aMinusB - cMinusD
         }
-        block += 2 * step
+        block += 4 * step
       }
-      step *= 2
+      step *= 4
     }
-    for i in 0..<length { x[i] *= scale }
+    guard step < count else { return }
+    for i in 0..<step { (x[i], x[i + step]) = (x[i] + x[i + step], x[i] - x[i + step]) }
   }
 
-  /// Writes the row (`BitLayout`) of `floats` (`[dim]` or more).
+  /// Writes the row (`BitLayout`) of `floats` (`[padded]`).
   func encode(_ floats: UnsafePointer<Float>, to row: UnsafeMutableRawPointer) {
     row.initializeMemory(as: UInt8.self, repeating: 0, count: rowBytes)
     let weight: Float = metric == .l2 ? 2 : 1
-    withUnsafeTemporaryAllocation(of: Float.self, capacity: bits) { memory in
-      let y = memory.baseAddress!
+    withUnsafeTemporaryAllocation(byteCount: bits * 4, alignment: 64) { memory in
+      let y = memory.baseAddress!.assumingMemoryBound(to: Float.self)
       let length = rotated(floats, y)
       var base = length * length
-      if metric != .l2 {
-        // −(x − c)·c
-        var square = 0.0
-        for i in 0..<dim { square += Double(centre[i]) * Double(centre[i]) }
-        base = Float(square) - productWithCentre(floats)
-      }
+      // −(x − c)·c
+      if metric != .l2 { base = centreSquare - productWithCentre(floats) }
       row.storeBytes(of: base, as: Float.self)
       guard length > 0 else { return }
-      var sum = 0.0
-      let bytes = (row + BitLayout.bitsOffset).assumingMemoryBound(to: UInt8.self)
-      for i in 0..<bits {
-        sum += Double(abs(y[i]))
-        if y[i] > 0 { bytes[i / 8] |= 1 << UInt8(i % 8) }
+      var sums = SIMD16<Double>()
+      let values = SIMD16<UInt32>(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
+      let powers = SIMD16<UInt32>(repeating: 1) &<< values
+      for i in stride(from: 0, to: bits, by: 16) {
+        let part = SIMD16(y + i)
+        sums += SIMD16<Double>(part.magnitudes)
+        let bits = SIMD16<UInt32>().replacing(with: powers, where: part .> 0).wrappedSum()
+        row.storeBytes(
+          of: UInt16(truncatingIfNeeded: bits).littleEndian, toByteOffset: BitLayout.bitsOffset + i / 8, as: UInt16.self
+        )
       }
       let root = Float(bits).squareRoot()
       // ⟨ō, o⟩
-      let agreement = Float(sum) / (length * root)
+      let agreement = Float(sums.sum()) / (length * root)
       row.storeBytes(of: weight * length / (root * agreement), toByteOffset: 4, as: Float.self)
       let spread = max(0, 1 - agreement * agreement).squareRoot() / agreement
       row.storeBytes(
@@ -120,20 +145,12 @@ struct BitEncoding: Sendable {
     }
   }
 
-  /// Fills `codes` (`[bits]`) for a query and returns what else kernels need.
+  /// Fills `codes` (`[bits]`) for a query (`[padded]`) and returns what else kernels need.
   func encodeQuery(_ floats: UnsafePointer<Float>, codes: UnsafeMutablePointer<Int8>) -> BitQuery {
-    withUnsafeTemporaryAllocation(of: Float.self, capacity: bits) { memory in
-      let y = memory.baseAddress!
+    withUnsafeTemporaryAllocation(byteCount: bits * 4, alignment: 64) { memory in
+      let y = memory.baseAddress!.assumingMemoryBound(to: Float.self)
       let length = rotated(floats, y)
-      var greatest: Float = 0
-      for i in 0..<bits { greatest = max(greatest, abs(y[i])) }
-      let inverse = greatest > 0 ? 127 / greatest : 0
-      var sum: Int32 = 0
-      for i in 0..<bits {
-        let code = inverse.isFinite ? Int32((y[i] * inverse).rounded(.toNearestOrEven)) : 0
-        codes[i] = Int8(max(-127, min(127, code)))
-        sum += Int32(codes[i])
-      }
+      let (greatest, sum, _) = Int8Codes.encode(y, count: bits, to: codes)
       return BitQuery(
         codes: UnsafePointer(codes), count: bits, sum: sum, scale: greatest / 127,
         base: metric == .l2 ? length * length : -productWithCentre(floats), error: Self.confidence * length)

@@ -3,14 +3,19 @@ import KernelInterface
 
 /// Everything that readers of one generation see: the clustering tree, the vectors' rows and the roots of the tenants'
 /// trees. A new clustering tree makes a new generation; readers of the old one finish on it.
-final class Generation: Sendable {
+///
+/// `@unchecked Sendable`: the views point into what the generation keeps.
+final class Generation: @unchecked Sendable {
   let encoding: VectorEncoding
   let tree: ClusterTree
   let slab: Slab
+  let blocks: SlabView
   /// `[padded]` f32 a slot.
   let floats: ChunkedRows
+  let floatRows: RowChunks
   /// With a quantizer: rows of `CodeLayout` (sq8) or `BitLayout` (rabitq).
   let codes: ChunkedRows?
+  let codeRows: RowChunks?
   let bits: BitEncoding?
   let ids: Column<UInt64>
   let paths: Column<UInt64>
@@ -30,8 +35,11 @@ final class Generation: Sendable {
     self.encoding = encoding
     self.tree = tree
     self.slab = slab
+    blocks = slab.view
     self.floats = floats
+    floatRows = floats.view
     self.codes = codes
+    codeRows = codes?.view
     bits = quantizer == .rabitq ? BitEncoding(encoding: encoding, tree: tree) : nil
     self.ids = ids
     self.paths = paths

@@ -23,22 +23,27 @@ struct VectorEncoding: Sendable {
   /// Writes the row of `vector` to `row` (`[padded]` f32). Throws `dimension`, `notFinite` or `zeroVector`.
   func encode(_ vector: UnsafeBufferPointer<Float>, to row: UnsafeMutablePointer<Float>) throws {
     guard vector.count == dim else { throw VectorError.dimension(seen: vector.count, expected: dim) }
-    var square = 0.0
-    for i in 0..<dim {
-      let x = vector[i]
-      guard x.isFinite else { throw VectorError.notFinite(index: i) }
-      square += Double(x) * Double(x)
+    // In f64 the squares of f32 stay finite, so this is finite when all of them are.
+    var squares = SIMD16<Double>()
+    let whole = dim & ~15
+    let x = vector.baseAddress!
+    for i in stride(from: 0, to: whole, by: 16) {
+      let part = SIMD16<Double>(SIMD16(x + i))
+      squares += part * part
     }
+    var square = squares.sum()
+    for i in whole..<dim { square += Double(x[i]) * Double(x[i]) }
+    guard square.isFinite else { throw VectorError.notFinite(index: vector.firstIndex { !$0.isFinite }!) }
     if metric == .cosine {
       guard square > 0 else { throw VectorError.zeroVector }
       let scale = 1 / square.squareRoot()
-      for i in 0..<dim { row[i] = Float(Double(vector[i]) * scale) }
+      for i in 0..<dim { row[i] = Float(Double(x[i]) * scale) }
     } else {
       // A square beyond f32 would make every distance infinite.
       guard square < Double(Float.greatestFiniteMagnitude) / 4 else {
         throw VectorError.parameter("the vector's length", seen: "\(square.squareRoot())", expected: "below 9e18")
       }
-      for i in 0..<dim { row[i] = vector[i] }
+      row.update(from: x, count: dim)
     }
     for i in dim..<padded { row[i] = 0 }
   }
@@ -50,26 +55,12 @@ struct VectorEncoding: Sendable {
 
   /// Writes the code row (`CodeLayout`) of `floats` (`[padded]` f32); offset = ‖codes‖² · scale².
   func encodeCodes(_ floats: UnsafePointer<Float>, to row: UnsafeMutableRawPointer) {
-    var greatest: Float = 0
-    for i in 0..<dim { greatest = max(greatest, abs(floats[i])) }
     let codes = (row + CodeLayout.codesOffset).assumingMemoryBound(to: Int8.self)
-    let count = CodeLayout.codes(dim: dim)
-    guard greatest > 0 else {
-      row.initializeMemory(as: UInt8.self, repeating: 0, count: codeRowBytes)
-      return
-    }
-    let (scale, inverse) = (greatest / 127, 127 / greatest)
-    var square: Int32 = 0
-    for i in 0..<dim {
-      // A denormal `greatest` makes the inverse infinite.
-      let scaled = (floats[i] * inverse).rounded(.toNearestOrEven)
-      let code = scaled.isFinite ? Int32(max(-127, min(127, scaled))) : (floats[i] < 0 ? -127 : floats[i] > 0 ? 127 : 0)
-      codes[i] = Int8(code)
-      square &+= code * code
-    }
-    for i in dim..<count { codes[i] = 0 }
+    let (greatest, _, squares) = Int8Codes.encode(floats, count: padded, to: codes)
+    for i in padded..<CodeLayout.codes(dim: dim) { codes[i] = 0 }
+    let scale = greatest / 127
     row.storeBytes(of: scale, as: Float.self)
-    row.storeBytes(of: Float(square) * (scale * scale), toByteOffset: 4, as: Float.self)
+    row.storeBytes(of: Float(squares) * (scale * scale), toByteOffset: 4, as: Float.self)
   }
 
   /// The distance that callers see, from the score of the f32 rows: ‖q − x‖² or −q·x.

@@ -22,11 +22,20 @@ public final class VectorIndex: Sendable {
   private let writer: Mutex<WriterState>
   /// One per place in `epochs`: whoever holds the place uses it.
   private let searches: Searches
-  private let patience: Mutex<PatienceTable>
+  /// The tuning of readers, kept alive as `current` is: a lock would be taken by every query.
+  private let tuning: Atomic<UInt>
+
+  /// Immutable.
+  private final class Tuning: Sendable {
+    let table: PatienceTable
+    init(_ table: PatienceTable) { self.table = table }
+  }
 
   private struct WriterState {
     var writer: GenerationWriter
-    var retired: [(tag: UInt64, generation: Generation)] = []
+    var tuning: Tuning
+    /// Generations and tunings that readers may still be in.
+    var retired: [(tag: UInt64, object: AnyObject)] = []
   }
 
   /// `@unchecked Sendable`: element `i` is used only by the thread that holds place `i`.
@@ -51,13 +60,14 @@ public final class VectorIndex: Sendable {
   init(_ writer: GenerationWriter) {
     config = writer.config
     current = Atomic(Self.address(writer.generation))
-    self.writer = Mutex(WriterState(writer: writer))
+    let untuned = Tuning(PatienceTable())
+    tuning = Atomic(Self.address(untuned))
+    self.writer = Mutex(WriterState(writer: writer, tuning: untuned))
     searches = Searches()
-    patience = Mutex(PatienceTable())
   }
 
-  private static func address(_ generation: Generation) -> UInt {
-    UInt(bitPattern: Unmanaged.passUnretained(generation).toOpaque())
+  private static func address(_ object: AnyObject) -> UInt {
+    UInt(bitPattern: Unmanaged.passUnretained(object).toOpaque())
   }
 
   // MARK: reading
@@ -146,6 +156,14 @@ public final class VectorIndex: Sendable {
     return try generation._withUnsafeGuaranteedRef { try body($0, searches.use(place)) }
   }
 
+  /// Of use only inside an epoch.
+  private func tuned(_ size: Int, _ target: Double?) -> (patience: Int, target: Double?) {
+    let address = tuning.load(ordering: .sequentiallyConsistent)
+    return Unmanaged<Tuning>.fromOpaque(UnsafeRawPointer(bitPattern: address)!)._withUnsafeGuaranteedRef {
+      $0.table.patience(size: size, target: target)
+    }
+  }
+
   /// One attempt; nil when rights changed while it ran and a result was not covered any more.
   private func run(
     _ search: TreeSearch, _ view: RightsView, _ filter: AccessFilter?, _ among: VectorIDSet?,
@@ -153,7 +171,7 @@ public final class VectorIndex: Sendable {
   ) throws -> SearchResult? {
     search.search(
       view, filter: filter, among: among, in: generation, options: options, capacity: config.bufferCapacity
-    ) { size in options.patience ?? patience.withLock { $0.patience(size: size) } }
+    ) { size in options.patience ?? tuned(size, options.targetRecall).patience }
     var neighbours: [Neighbour] = []
     neighbours.reserveCapacity(search.best.entries.count)
     for entry in search.best.entries {
@@ -241,7 +259,7 @@ public final class VectorIndex: Sendable {
   // MARK: tuning
 
   /// Fits the patience of each size class of tenants so that recall at `options.k` reaches `target`, on queries made from
-  /// what is stored. Readers and writers go on.
+  /// what is stored. Other targets keep what was found for them. Readers and writers go on.
   ///
   /// `progress` gets 0…1 and may throw to stop: then nothing has changed.
   public func tune(
@@ -273,16 +291,25 @@ public final class VectorIndex: Sendable {
     return PatienceTable(target: target, classes: classes)
   }
 
-  func adopt(_ table: PatienceTable) { patience.withLock { $0 = table } }
+  func adopt(_ table: PatienceTable) {
+    writer.withLock { state in
+      let (old, next) = (state.tuning, Tuning(state.tuning.table.merged(with: table)))
+      tuning.store(Self.address(next), ordering: .sequentiallyConsistent)
+      state.retired.append((epochs.advance(), old))
+      state.tuning = next
+      release(&state)
+    }
+  }
 
   /// Throws what storing `vector` would throw.
   func check(_ vector: [Float]) throws {
     try vector.withUnsafeBufferPointer { try VectorEncoding(dim: config.dim, metric: config.metric).check($0) }
   }
 
-  /// The patience that a search takes for a tenant of `size` vectors, and the recall that it was tuned for.
-  public func patience(size: Int) -> (patience: Int, target: Double?) {
-    patience.withLock { ($0.patience(size: size), $0.target) }
+  /// The patience that a search takes for a tenant of `size` vectors, and the recall that it was tuned for
+  /// (`SearchOptions.targetRecall`).
+  public func patience(size: Int, targetRecall: Double? = nil) -> (patience: Int, target: Double?) {
+    read { _, _ in tuned(size, targetRecall) }
   }
 
   // MARK: state
@@ -294,8 +321,7 @@ public final class VectorIndex: Sendable {
   func writeImage(
     section: (ImageSection) throws -> Void, bytes: (UnsafeRawBufferPointer) throws -> Void
   ) throws {
-    let table = patience.withLock { $0 }
-    try writer.withLock { try $0.writer.writeImage(tuning: table, section: section, bytes: bytes) }
+    try writer.withLock { try $0.writer.writeImage(tuning: $0.tuning.table, section: section, bytes: bytes) }
   }
 
   /// The index that `writeImage` wrote.
@@ -342,6 +368,21 @@ extension VectorIndex {
   /// At most `count` tenants, any as likely as another.
   package func someTenants(_ count: Int, using random: inout some RandomNumberGenerator) -> [TenantID] {
     Array(writer.withLock { Array($0.writer.tenants) }.shuffled(using: &random).prefix(count))
+  }
+
+  /// Brings every page of the vectors into memory; returns a mixture of its bytes, so that the reads stay.
+  @inline(never) @discardableResult
+  package func touchVectors() -> UInt8 {
+    writer.withLock { state -> UInt8 in
+      let floats = state.writer.generation.floats
+      var seen: UInt8 = 0
+      for slot in 0..<state.writer.slotCount {
+        for byte in stride(from: 0, to: floats.rowBytes, by: 4096) {
+          seen ^= floats.row(slot).load(fromByteOffset: byte, as: UInt8.self)
+        }
+      }
+      return seen
+    }
   }
 
   /// The stored vector, whoever may see it; zeros for an unknown id.

@@ -18,7 +18,7 @@ final class ChunkedRows: @unchecked Sendable {
   let rowBytes: Int
   let shift: Int
   private let directory: UnsafeMutablePointer<UnsafeMutableRawPointer?>
-  private static let directoryEntries = 1 << 20
+  fileprivate static let directoryEntries = 1 << 20
   private static let hugePage = 2 << 20
   /// Chunks that are this object's to unmap; those of an adopted file belong to `owner`.
   private var mapped: [UnsafeMutableRawPointer] = []
@@ -66,17 +66,12 @@ final class ChunkedRows: @unchecked Sendable {
     munmap(directory, Self.directoryEntries * 8)
   }
 
-  /// What kernels take.
+  /// What kernels take, and what readers keep: the directory never moves, and a view is nothing to count references of,
+  /// which threads would do on one cache line.
   var view: RowChunks { RowChunks(chunks: UnsafePointer(directory), shift: shift, stride: rowBytes) }
 
   @inline(__always) func row(_ r: UInt32) -> UnsafeMutableRawPointer {
     directory[Int(r) >> shift].unsafelyUnwrapped + (Int(r) & (1 << shift - 1)) * rowBytes
-  }
-
-  /// Whether row `r` has memory: any reader may ask.
-  @inline(__always) func exists(_ r: UInt32) -> Bool {
-    let chunk = Int(r) >> shift
-    return chunk < Self.directoryEntries && directory[chunk] != nil
   }
 
   /// Makes row `r` exist, as zeros if it is new. Only the writer may.
@@ -111,31 +106,47 @@ func mapZeros(_ bytes: Int) -> UnsafeMutableRawPointer {
   return memory
 }
 
+extension RowChunks {
+  /// Whether row `r` has memory: any reader may ask.
+  @inline(__always) func exists(_ r: UInt32) -> Bool {
+    let chunk = Int(r) >> shift
+    return chunk < ChunkedRows.directoryEntries && chunks[chunk] != nil
+  }
+}
+
 /// A number per row.
-struct Column<Element: BitwiseCopyable & Sendable>: Sendable {
+///
+/// `@unchecked Sendable`: `view` points into `rows`.
+struct Column<Element: BitwiseCopyable & Sendable>: @unchecked Sendable {
   let rows: ChunkedRows
+  fileprivate let view: RowChunks
 
   /// 2 ** 12 numbers a chunk.
-  init() { rows = ChunkedRows(rowBytes: MemoryLayout<Element>.stride, shift: 12) }
+  init() { self.init(ChunkedRows(rowBytes: MemoryLayout<Element>.stride, shift: 12)) }
 
   init(copying bytes: UnsafeMutableRawBufferPointer, count: Int) {
-    rows = ChunkedRows(rowBytes: MemoryLayout<Element>.stride, shift: 12, copying: bytes, count: count)
+    self.init(ChunkedRows(rowBytes: MemoryLayout<Element>.stride, shift: 12, copying: bytes, count: count))
+  }
+
+  private init(_ rows: ChunkedRows) {
+    self.rows = rows
+    view = rows.view
   }
 
   subscript(r: UInt32) -> Element {
-    @inline(__always) get { rows.row(r).load(as: Element.self) }
+    @inline(__always) get { view.row(r).load(as: Element.self) }
     nonmutating set { rows.row(r).storeBytes(of: newValue, as: Element.self) }
   }
 }
 
 /// A number that readers load while the writer stores.
 protocol Publishable: BitwiseCopyable, Sendable {
-  static func load(_ memory: UnsafeMutableRawPointer) -> Self
+  static func load(_ memory: UnsafeRawPointer) -> Self
   static func store(_ value: Self, _ memory: UnsafeMutableRawPointer)
 }
 
 extension UInt32: Publishable {
-  @inline(__always) static func load(_ memory: UnsafeMutableRawPointer) -> UInt32 {
+  @inline(__always) static func load(_ memory: UnsafeRawPointer) -> UInt32 {
     memory.assumingMemoryBound(to: Atomic<UInt32>.self).pointee.load(ordering: .sequentiallyConsistent)
   }
 
@@ -145,7 +156,7 @@ extension UInt32: Publishable {
 }
 
 extension UInt64: Publishable {
-  @inline(__always) static func load(_ memory: UnsafeMutableRawPointer) -> UInt64 {
+  @inline(__always) static func load(_ memory: UnsafeRawPointer) -> UInt64 {
     memory.assumingMemoryBound(to: Atomic<UInt64>.self).pointee.load(ordering: .sequentiallyConsistent)
   }
 
@@ -179,7 +190,7 @@ struct PublishedColumn<Element: Publishable>: Sendable {
     }
   }
 
-  func exists(_ r: UInt32) -> Bool { live.rows.exists(r) }
+  func exists(_ r: UInt32) -> Bool { live.view.exists(r) }
 
   func ensure(_ r: UInt32) {
     draft.rows.ensure(r)
@@ -197,6 +208,6 @@ struct PublishedReader<Element: Publishable>: Sendable {
   fileprivate let live: Column<Element>
 
   @inline(__always) func load(_ r: UInt32) -> Element? {
-    live.rows.exists(r) ? Element.load(live.rows.row(r)) : nil
+    live.view.exists(r) ? Element.load(live.view.row(r)) : nil
   }
 }

@@ -56,10 +56,9 @@ final class Slab: @unchecked Sendable {
     return directory
   }
 
-  @inline(__always) func address(_ handle: UInt32) -> UnsafeMutableRawPointer {
-    let unit = Int(handle & 0x7fff_ffff)
-    return chunks[unit >> 22].unsafelyUnwrapped + (unit & (Self.chunkUnits - 1)) * Self.unit
-  }
+  @inline(__always) func address(_ handle: UInt32) -> UnsafeMutableRawPointer { view.address(handle) }
+
+  var view: SlabView { SlabView(chunks: UnsafePointer(chunks)) }
 
   /// A block of at least `bytes`, not cleared. Amortised O(1).
   func allocate(bytes: Int) -> UInt32 {
@@ -112,5 +111,17 @@ final class Slab: @unchecked Sendable {
     if index < 8 { return index + 1 }
     let (exponent, quarter) = ((index - 8) / 4 + 3, (index - 8) % 4 + 1)
     return 1 << exponent + quarter << (exponent - 2)
+  }
+}
+
+/// Where a slab's blocks are, for readers: nothing to count references of, which threads would do on one cache line.
+///
+/// `@unchecked Sendable`: the directory never moves; it lives as long as the slab.
+struct SlabView: @unchecked Sendable {
+  fileprivate let chunks: UnsafePointer<UnsafeMutableRawPointer?>
+
+  @inline(__always) func address(_ handle: UInt32) -> UnsafeMutableRawPointer {
+    let unit = Int(handle & 0x7fff_ffff)
+    return chunks[unit >> 22].unsafelyUnwrapped + (unit & (Slab.chunkUnits - 1)) * Slab.unit
   }
 }

@@ -1,51 +1,95 @@
-/// How patient a search must be for a tenant of a given size: recall at a fixed patience falls as tenants grow.
+/// How patient a search must be for a recall and a tenant's size: recall at a fixed patience falls as tenants grow.
 struct PatienceTable: Sendable {
   static let standard = 32
+
+  /// What tuning found for one target.
+  private struct Tuned: Sendable {
+    var target: Double
+    /// Patience by size class, of the classes that had tenants.
+    var classes: [Int: Int]
+    /// Of every class.
+    var patience: [Int]
+
+    init(target: Double, classes: [Int: Int]) {
+      self.target = target
+      self.classes = classes
+      // Beyond the classes that were tuned: that of the nearest, doubled for each class above.
+      patience = (0...PatienceTable.greatestClass).map { own in
+        guard let nearest = classes.keys.min(by: { (abs($0 - own), $0) < (abs($1 - own), $1) }) else {
+          return PatienceTable.standard
+        }
+        return classes[nearest]! << max(0, min(own - nearest, 8))
+      }
+    }
+  }
+
   /// A class is the tenants of 2ⁿ …< 2ⁿ⁺¹ vectors.
-  private var classes: [Int: Int] = [:]
-  private(set) var target: Double?
+  private static let greatestClass = 31
+  /// The one that was tuned last at the end.
+  private var tuned: [Tuned] = []
 
   init() {}
 
-  static func sizeClass(_ size: Int) -> Int { size < 1 ? 0 : Int.bitWidth - 1 - size.leadingZeroBitCount }
+  init(target: Double, classes: [Int: Int]) { tuned = [Tuned(target: target, classes: classes)] }
 
-  /// That of the class; beyond the classes that were tuned, that of the nearest, doubled for each class above.
-  func patience(size: Int) -> Int {
-    let own = Self.sizeClass(size)
-    if let found = classes[own] { return found }
-    guard let nearest = classes.keys.min(by: { abs($0 - own) < abs($1 - own) }) else { return Self.standard }
-    return classes[nearest]! << max(0, min(own - nearest, 8))
+  static func sizeClass(_ size: Int) -> Int {
+    size < 1 ? 0 : min(greatestClass, Int.bitWidth - 1 - size.leadingZeroBitCount)
   }
 
-  init(target: Double, classes: [Int: Int]) {
-    self.target = target
-    self.classes = classes
+  /// The patience for a tenant of `size` vectors, and the recall that it was tuned for: the least that is not below
+  /// `target`, or else the greatest; without `target` the one that was tuned last. Before any tuning the standard.
+  func patience(size: Int, target: Double?) -> (patience: Int, target: Double?) {
+    guard let latest = tuned.last else { return (Self.standard, nil) }
+    var best = latest
+    if let target {
+      for other in tuned {
+        let isBetter = best.target < target ? other.target > best.target : (target..<best.target).contains(other.target)
+        if isBetter { best = other }
+      }
+    }
+    return (best.patience[Self.sizeClass(size)], best.target)
+  }
+
+  /// With what `newer` found: it replaces the same targets, and its last is the last.
+  func merged(with newer: PatienceTable) -> PatienceTable {
+    var all = self
+    all.tuned.removeAll { old in newer.tuned.contains { $0.target == old.target } }
+    all.tuned += newer.tuned
+    return all
   }
 
   // MARK: as bytes
 
+  /// `[target f64][classes u8]{[class u8][patience u32]}` for each target; little endian.
   func encoded() -> [UInt8] {
     var out: [UInt8] = []
-    out.append(littleEndian: (target ?? 0).bitPattern)
-    for (sizeClass, patience) in classes.sorted(by: { $0.key < $1.key }) {
-      out.append(UInt8(sizeClass))
-      out.append(littleEndian: UInt32(patience))
+    for one in tuned {
+      out.append(littleEndian: one.target.bitPattern)
+      out.append(UInt8(one.classes.count))
+      for (sizeClass, patience) in one.classes.sorted(by: { $0.key < $1.key }) {
+        out.append(UInt8(sizeClass))
+        out.append(littleEndian: UInt32(patience))
+      }
     }
     return out
   }
 
+  /// Reads what `encoded` wrote; throws `VectorError.corrupt`.
   init(decoding bytes: UnsafeRawBufferPointer) throws {
     var reader = ByteReader(bytes, what: "tuning table")
-    let target = Double(bitPattern: try reader.next(UInt64.self))
-    guard target >= 0, target <= 1 else { throw VectorError.corrupt("a target recall of \(target)") }
-    self.target = target == 0 ? nil : target
     while reader.remaining > 0 {
-      let sizeClass = Int(try reader.next(UInt8.self))
-      let patience = Int(try reader.next(UInt32.self))
-      guard sizeClass < 32, patience >= 1 else {
-        throw VectorError.corrupt("patience \(patience) in class \(sizeClass)")
+      let target = Double(bitPattern: try reader.next(UInt64.self))
+      guard target > 0, target <= 1 else { throw VectorError.corrupt("a target recall of \(target)") }
+      var classes: [Int: Int] = [:]
+      for _ in 0..<(try reader.next(UInt8.self)) {
+        let sizeClass = Int(try reader.next(UInt8.self))
+        let patience = Int(try reader.next(UInt32.self))
+        guard sizeClass <= Self.greatestClass, (1...Int(Int32.max)).contains(patience) else {
+          throw VectorError.corrupt("patience \(patience) in class \(sizeClass)")
+        }
+        classes[sizeClass] = patience
       }
-      classes[sizeClass] = patience
+      tuned.append(Tuned(target: target, classes: classes))
     }
   }
 }

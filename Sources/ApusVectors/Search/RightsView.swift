@@ -15,7 +15,7 @@ struct RightsView {
     var next = 0
     while next < tenants.count {
       if let list = generation.groups.load(tenants[next]), list != 0 {
-        for group in IDBlock(generation.slab.address(list)).buffer
+        for group in IDBlock(generation.blocks.address(list)).buffer
         where tenants.count < Self.maximumTrees && !tenants.contains(group) { tenants.append(group) }
       }
       next += 1
@@ -37,7 +37,7 @@ struct RightsView {
   /// Whether one of the tenants is in the slot's access list now, and the list passes `filter`.
   func covers(_ slot: UInt32, filter: AccessFilter?, in generation: Generation) -> Bool {
     guard let list = generation.access.load(slot), list != 0 else { return false }
-    let block = IDBlock(generation.slab.address(list))
+    let block = IDBlock(generation.blocks.address(list))
     guard tenants.contains(where: { block.search($0).found }) else { return false }
     // A tenant outside of the view has nothing, whatever the list says.
     return filter?.matches { tenants.contains($0) && block.search($0).found } ?? true

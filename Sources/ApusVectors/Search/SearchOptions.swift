@@ -7,6 +7,9 @@ public struct SearchOptions: Sendable, Equatable {
   /// The search ends after so many lists of ids in a row that improved nothing; nil takes what tuning found for the
   /// tenant's size, or 32.
   public var patience: Int?
+  /// Without `patience`: the recall to reach, of those that the index was tuned for the least that is not below; nil takes
+  /// the one that was tuned last.
+  public var targetRecall: Double?
   /// Subtracted from a node's score: this times the mean squared distance of its vectors (λ). 0 suits unit-norm text.
   public var varianceBoost: Float
   /// Tenants of at most so many vectors are scanned.
@@ -17,11 +20,12 @@ public struct SearchOptions: Sendable, Equatable {
   public var exact: Bool
 
   public init(
-    k: Int = 10, patience: Int? = nil, varianceBoost: Float = 0, exactThreshold: Int = 0,
+    k: Int = 10, patience: Int? = nil, targetRecall: Double? = nil, varianceBoost: Float = 0, exactThreshold: Int = 0,
     rerankFactor: Int = 3, exact: Bool = false
   ) {
     self.k = k
     self.patience = patience
+    self.targetRecall = targetRecall
     self.varianceBoost = varianceBoost
     self.exactThreshold = exactThreshold
     self.rerankFactor = rerankFactor
@@ -38,6 +42,9 @@ public struct SearchOptions: Sendable, Equatable {
     try check("patience", patience ?? 1, 1...Int(Int32.max))
     try check("exactThreshold", exactThreshold, 0...Int(Int32.max))
     try check("rerankFactor", rerankFactor, 1...100)
+    if let targetRecall, !(targetRecall > 0 && targetRecall <= 1) {
+      throw VectorError.parameter("target recall", seen: "\(targetRecall)", expected: "above 0, at most 1")
+    }
     guard varianceBoost.isFinite else {
       throw VectorError.parameter("varianceBoost", seen: "\(varianceBoost)", expected: "a finite number")
     }

@@ -40,8 +40,7 @@ final class TreeSearch {
     }
     codeRow.withUnsafeBytes { row in
       codeScale = row.loadUnaligned(as: Float.self)
-      codeSum = 0
-      for i in CodeLayout.codesOffset..<row.count { codeSum += Int32(Int8(bitPattern: row[i])) }
+      codeSum = row[CodeLayout.codesOffset...].reduce(0) { $0 &+ Int32(Int8(bitPattern: $1)) }
     }
     if scores.isEmpty {
       scores = Array(repeating: 0, count: ClusterTree.maximumBranching)
@@ -61,7 +60,7 @@ final class TreeSearch {
     defer { self.among = nil }
     guard let filter else {
       search(
-        view.roots, total: view.count, slab: generation.slab, in: generation, options: options,
+        view.roots, total: view.count, blocks: generation.blocks, in: generation, options: options,
         patience: patience(among?.bound(view.count) ?? view.count))
       return
     }
@@ -70,36 +69,36 @@ final class TreeSearch {
     var tree = FilteredTree(bounded, tenants: view.tenants, in: generation, capacity: capacity, slab: filtered)
     let root = tree.build(roots: view.allRoots)
     search(
-      [root], total: tree.count, slab: filtered, in: generation, options: options,
+      [root], total: tree.count, blocks: filtered.view, in: generation, options: options,
       patience: patience(among?.bound(tree.count) ?? tree.count))
   }
 
-  /// The trees at `roots` lie in `slab`; two may share vectors.
+  /// The trees at `roots` lie in `blocks`; two may share vectors.
   private func search(
-    _ roots: [UInt32], total: Int, slab: Slab, in generation: Generation, options: SearchOptions, patience: Int
+    _ roots: [UInt32], total: Int, blocks: SlabView, in generation: Generation, options: SearchOptions, patience: Int
   ) {
     (scanned, scoredNodes, lists) = (0, 0, 0)
     let shared = roots.count > 1
     let total = among?.bound(total) ?? total
     if options.exact || total <= max(options.exactThreshold, options.k, among == nil ? 0 : Self.smallSet) {
       best.reset(capacity: options.k)
-      for root in roots { scanAll(root, slab: slab, in: generation, shared: shared) }
+      for root in roots { scanAll(root, blocks: blocks, in: generation, shared: shared) }
       return
     }
-    if let codes = generation.codes, let bits = generation.bits {
+    if let rows = generation.codeRows, let bits = generation.bits {
       best.reset(capacity: options.k)
-      scanBits(codes, bits, in: generation) { scan in
-        run(roots, slab: slab, in: generation, options: options, patience: patience) { scan($0, shared) }
+      scanBits(rows, bits, in: generation) { scan in
+        run(roots, blocks: blocks, in: generation, options: options, patience: patience) { scan($0, shared) }
       }
-    } else if let codes = generation.codes {
+    } else if let rows = generation.codeRows {
       best.reset(capacity: options.k * options.rerankFactor)
-      run(roots, slab: slab, in: generation, options: options, patience: patience) { [self] list in
-        scanCodes(list, codes: codes, generation: generation, shared: shared)
+      run(roots, blocks: blocks, in: generation, options: options, patience: patience) { [self] list in
+        scanCodes(list, rows: rows, generation: generation, shared: shared)
       }
       rerank(options.k, in: generation)
     } else {
       best.reset(capacity: options.k)
-      run(roots, slab: slab, in: generation, options: options, patience: patience) { [self] list in
+      run(roots, blocks: blocks, in: generation, options: options, patience: patience) { [self] list in
         scanFloats(list, generation: generation, shared: shared)
       }
     }
@@ -109,7 +108,7 @@ final class TreeSearch {
 
   /// Best-first; `scan` says whether a list improved the best, nil for one of which nothing was looked at.
   private func run(
-    _ roots: [UInt32], slab: Slab, in generation: Generation, options: SearchOptions, patience: Int,
+    _ roots: [UInt32], blocks: SlabView, in generation: Generation, options: SearchOptions, patience: Int,
     _ scan: (IDBlock) -> Bool?
   ) {
     frontier.removeAll()
@@ -119,11 +118,11 @@ final class TreeSearch {
     while let node = frontier.pop() {
       let handle = found[Int(ScoredNumber.number(node))]
       if handle & InnerBlock.tag != 0 {
-        expand(InnerBlock(slab.address(handle)), in: generation, options: options)
+        expand(InnerBlock(blocks.address(handle)), in: generation, options: options)
         continue
       }
       lists += 1
-      guard let improved = scan(IDBlock(slab.address(handle))) else { continue }
+      guard let improved = scan(IDBlock(blocks.address(handle))) else { continue }
       if improved {
         misses = 0
       } else {
@@ -147,7 +146,7 @@ final class TreeSearch {
       count += 1
     }
     scoredNodes += count
-    scoreCodes(numbers, count: count, rows: tree.centroids.view, metric: generation.encoding.metric)
+    scoreCodes(numbers, count: count, rows: tree.centroidRows, metric: generation.encoding.metric)
     let children = node.children
     for i in 0..<count {
       var score = scores[i]
@@ -184,9 +183,9 @@ final class TreeSearch {
       scores.withUnsafeMutableBufferPointer { out in
         if generation.encoding.metric == .l2 {
           kernels.squaredDistances(
-            query.baseAddress!, length, generation.floats.view, numbers, count, out.baseAddress!)
+            query.baseAddress!, length, generation.floatRows, numbers, count, out.baseAddress!)
         } else {
-          kernels.innerProducts(query.baseAddress!, length, generation.floats.view, numbers, count, out.baseAddress!)
+          kernels.innerProducts(query.baseAddress!, length, generation.floatRows, numbers, count, out.baseAddress!)
           for i in 0..<count { out[i] = -out[i] }
         }
       }
@@ -214,9 +213,9 @@ final class TreeSearch {
     return passing.isEmpty ? nil : passing.withUnsafeBufferPointer { body($0.baseAddress!, $0.count) }
   }
 
-  private func scanCodes(_ list: IDBlock, codes: ChunkedRows, generation: Generation, shared: Bool) -> Bool? {
+  private func scanCodes(_ list: IDBlock, rows: RowChunks, generation: Generation, shared: Bool) -> Bool? {
     withPassing(list, in: generation) { numbers, count in
-      scoreCodes(numbers, count: count, rows: codes.view, metric: generation.encoding.metric)
+      scoreCodes(numbers, count: count, rows: rows, metric: generation.encoding.metric)
       return offer(numbers, count: count, shared: shared)
     }
   }
@@ -224,14 +223,14 @@ final class TreeSearch {
   /// Calls `body` with what scans a list: bounds from the bits first, then those that the bounds cannot rule out in f32,
   /// the most promising first, because each may rule out others.
   private func scanBits(
-    _ rows: ChunkedRows, _ bits: BitEncoding, in generation: Generation, _ body: ((IDBlock, Bool) -> Bool?) -> Void
+    _ rows: RowChunks, _ bits: BitEncoding, in generation: Generation, _ body: ((IDBlock, Bool) -> Bool?) -> Void
   ) {
     if bitCodes.count != bits.bits { bitCodes = Array(repeating: 0, count: bits.bits) }
     bitCodes.withUnsafeMutableBufferPointer { codes in
       let query = floats.withUnsafeBufferPointer { bits.encodeQuery($0.baseAddress!, codes: codes.baseAddress!) }
       body { [self] list, shared in
         withPassing(list, in: generation) { numbers, count in
-          scores.withUnsafeMutableBufferPointer { kernels.bitBounds(query, rows.view, numbers, count, $0.baseAddress!) }
+          scores.withUnsafeMutableBufferPointer { kernels.bitBounds(query, rows, numbers, count, $0.baseAddress!) }
           candidates.removeAll(keepingCapacity: true)
           for i in 0..<count {
             let entry = ScoredNumber.pack(scores[i], numbers[i])
@@ -268,14 +267,14 @@ final class TreeSearch {
     }
   }
 
-  private func scanAll(_ root: UInt32, slab: Slab, in generation: Generation, shared: Bool) {
+  private func scanAll(_ root: UInt32, blocks: SlabView, in generation: Generation, shared: Bool) {
     guard root != 0 else { return }
     if root & InnerBlock.tag != 0 {
-      let node = InnerBlock(slab.address(root))
-      for i in 0..<node.childCount { scanAll(node.children[i], slab: slab, in: generation, shared: shared) }
+      let node = InnerBlock(blocks.address(root))
+      for i in 0..<node.childCount { scanAll(node.children[i], blocks: blocks, in: generation, shared: shared) }
     } else {
       lists += 1
-      _ = scanFloats(IDBlock(slab.address(root)), generation: generation, shared: shared)
+      _ = scanFloats(IDBlock(blocks.address(root)), generation: generation, shared: shared)
     }
   }
 

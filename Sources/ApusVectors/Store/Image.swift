@@ -162,7 +162,7 @@ extension TenantForest {
 }
 
 extension VectorConfig {
-  private static let formatVersion: UInt32 = 1
+  private static let formatVersion: UInt32 = 2
 
   func encoded(slotCount: UInt32, grantCount: Int) -> [UInt8] {
     var out: [UInt8] = []

@@ -63,6 +63,11 @@ public final class VectorStore: Sendable {
           segment.contains(section.rawValue)
             ? try segment.section(section.rawValue) : UnsafeMutableRawBufferPointer(start: nil, count: 0)
         }, owner: segment)
+      // The index works in these two as they are mapped; of the others it has copies.
+      for section in ImageSection.allCases
+      where section != .floats && section != .slab && segment.contains(section.rawValue) {
+        try segment.evict(section.rawValue)
+      }
     } apply: { seq, type, payload in
       let mutation = try payload.withUnsafeBytes { try Mutation(kind: type, payload: $0) }
       try replayed(seq, mutation)

@@ -9,7 +9,9 @@ import ApusKernels
 ///
 /// A vector's **path** is the digits of its way down, 6 bits a level from the top of a `UInt64`: sorting paths sorts
 /// vectors into the order of the leaves.
-final class ClusterTree: Sendable {
+///
+/// `@unchecked Sendable`: `centroidRows` points into `centroids`.
+final class ClusterTree: @unchecked Sendable {
   static let maximumDepth = 10
   static let maximumBranching = 64
   static let digitBits = 6
@@ -23,6 +25,7 @@ final class ClusterTree: Sendable {
   let meanSquare: [Float]
   /// Rows of `CodeLayout`, offset = ‖centroid‖².
   let centroids: ChunkedRows
+  let centroidRows: RowChunks
   /// 0, 1, 2, …: children of a node as the list of row numbers that kernels take.
   private let numbers: [UInt32]
 
@@ -44,6 +47,7 @@ final class ClusterTree: Sendable {
     self.level = level
     self.meanSquare = meanSquare
     self.centroids = centroids
+    centroidRows = centroids.view
     numbers = (0..<UInt32(firstChild.count)).map { $0 }
   }
 
@@ -60,7 +64,7 @@ final class ClusterTree: Sendable {
     let count = CodeLayout.codes(dim: dim)
     let codes = (row + CodeLayout.codesOffset).assumingMemoryBound(to: Int8.self)
     var sum: Int32 = 0
-    for i in 0..<count { sum += Int32(codes[i]) }
+    for i in 0..<count { sum &+= Int32(codes[i]) }
     // ‖c‖² − 2·x·c orders centroids as their distance to x does.
     let query = CodeQuery(
       codes: codes, count: count, sum: sum, factor: -2 * row.loadUnaligned(as: Float.self), offsetFactor: 1)
@@ -71,7 +75,7 @@ final class ClusterTree: Sendable {
       let (first, children) = (Int(firstChild[node]), Int(childCount[node]))
       let nearest = withUnsafeTemporaryAllocation(of: Float.self, capacity: Self.maximumBranching) { scores in
         numbers.withUnsafeBufferPointer {
-          kernels.codeScores(query, centroids.view, $0.baseAddress! + first, children, scores.baseAddress!)
+          kernels.codeScores(query, centroidRows, $0.baseAddress! + first, children, scores.baseAddress!)
         }
         var nearest = 0
         for child in 1..<children where scores[child] < scores[nearest] { nearest = child }

@@ -80,7 +80,7 @@ struct RunCommand: ParsableCommand {
     let answer = try Interrupt().cancelling { cancellation in
       try generator.generate(tokens, options, cancellation: cancellation) { event in
         switch event {
-        case .started: break
+        case .started, .prompt: break
         case .token(let token):
           if let report = token.logProbabilities { reports.append(TokenReport(token.id, report)) }
           if !json { Terminal.write(token.text) }

@@ -14,6 +14,7 @@ struct ServeCommand: ParsableCommand {
       apus serve -m qwen2.5-coder-0.5b -m minilm-l6 --port 9000
       apus serve --api-key-file keys.txt --host 0.0.0.0 --tls-certificate cert.pem --tls-key key.pem
       apus serve --config apus.yaml --log-format json
+      apus serve -m minilm-l6 --collections collections
       curl http://127.0.0.1:8080/v1/chat/completions -H 'content-type: application/json' \\
         -d '{"model": "smollm2-135m", "messages": [{"role": "user", "content": "Hello"}]}'
 
@@ -80,6 +81,9 @@ struct ServeCommand: ParsableCommand {
   @Option(help: "A SQLite file for responses that clients ask to be stored (default: none are stored).")
   var responses: String?
 
+  @Option(help: "A folder for collections of vectors and texts (default: none are kept).", completion: .directory)
+  var collections: String?
+
   @Option(help: "Refuse requests larger than this many bytes (default: \(ServerOptions().bodyLimit)).")
   var bodyLimit: Int?
 
@@ -126,6 +130,7 @@ struct ServeCommand: ParsableCommand {
     given.idleUnload = idleUnload
     given.drainTimeout = drainTimeout
     given.responses = responses
+    given.collections = collections
     given.bodyLimit = bodyLimit
     given.threads = runner.threads
     given.contextLength = runner.contextLength
@@ -208,7 +213,7 @@ extension ServerConfiguration {
         host: host ?? usual.host, port: port ?? usual.port, unixSocket: unixSocket, tls: tls,
         bodyLimit: bodyLimit ?? usual.bodyLimit, keys: try keyFile.map { try KeyRing(file: $0) },
         allowedOrigins: allowedOrigins ?? [], drainTimeout: drainTimeout ?? usual.drainTimeout,
-        responseDatabase: responses, logsPrompts: logsPrompts ?? false, traceFile: traceFile)
+        responseDatabase: responses, collections: collections, logsPrompts: logsPrompts ?? false, traceFile: traceFile)
     }
   }
 

@@ -98,6 +98,37 @@ import Testing
     }
   }
 
+  @Test func `the single nearest of a small tenant is found, whatever is asked`() throws {
+    let folder = TestFolder()
+    var random = SeededRandom(seed: 5)
+    let docs = try VectorCollection.create(
+      folder.path + "/docs",
+      CollectionConfig(name: "docs", vectors: VectorConfig(dim: 24, bufferCapacity: 4, leafCapacity: 8)))
+    let vectors = (0..<6000).map { _ in random.vector(24) }
+    for start in stride(from: 0, to: 6000, by: 1000) {
+      try docs.upsert(
+        (start..<start + 1000).map { Point(.integer(Int64($0)), vector: vectors[$0]) },
+        as: Principal(tenant: start == 0 ? "small" : "large"))
+    }
+    let few = (0..<400).map { PointKey.integer(Int64($0)) }
+    try docs.grant(few, to: ["few"], as: Principal(tenant: "small"))
+    try docs.train(as: Bench.admin)
+    let tenant = try #require(docs.tenants.withLock { $0["few"] }).id
+    var misses = 0
+    for _ in 0..<100 {
+      let query = random.vector(24)
+      let exact = try docs.search(
+        Query(vector: query, options: SearchOptions(k: 1, exact: true)), as: Principal(tenant: "few"))
+      let found = try docs.search(Query(vector: query, options: SearchOptions(k: 1)), as: Principal(tenant: "few"))
+      #expect(found == exact)
+      // The tree alone, soon content.
+      let tree = try docs.store.index.search(query, as: tenant, options: SearchOptions(k: 1, patience: 1))
+        .neighbours
+      if abs(tree[0].distance - exact[0].distance!) > 1e-6 { misses += 1 }
+    }
+    #expect(misses > 0, "the tree alone finds all: this test shows nothing")
+  }
+
   @Test func `an equality walks the field's index when the tenant is large`() throws {
     let bench = try Bench()
     let (sql, arguments) = try PayloadFilter.equals("author.name", .string("x")).sql(

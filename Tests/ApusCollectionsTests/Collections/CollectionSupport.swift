@@ -35,6 +35,10 @@ final class TestClock: Sendable {
 /// Counts letters, so that texts of the same letters are near.
 struct LetterEmbedder: TextEmbedder {
   static let dim = 26
+  func dim(of model: String) throws -> Int {
+    guard model == "letters" else { throw CollectionError.unknownModel(model, known: ["letters"]) }
+    return Self.dim
+  }
   func embed(_ texts: [String], model: String) -> [[Float]] {
     texts.map { text in
       var counts = [Float](repeating: 0.01, count: Self.dim)
@@ -58,7 +62,8 @@ struct Bench {
     collection = try VectorCollection.create(
       folder.path + "/docs",
       CollectionConfig(
-        name: "docs", vectors: VectorConfig(dim: dim, metric: metric), embeddingModel: "letters", indexedFields: fields),
+        name: "docs", vectors: VectorConfig(dim: dim, metric: metric),
+        embeddingModel: dim == LetterEmbedder.dim ? "letters" : nil, indexedFields: fields),
       embedder: LetterEmbedder(), now: { clock.now })
   }
 

@@ -25,9 +25,10 @@ private final class CollectionHost: Sendable {
     let keys = hasKeys ? try KeyRing(file: folder + "/keys") : nil
     let router = Router(context: ServerContext.self)
     router.add(middleware: ErrorMiddleware(bodyLimit: 1 << 20))
-    router.add(middleware: AccessMiddleware(state: ServerState(engines: [], encoders: [], keys: keys)))
+    let state = ServerState(engines: [], encoders: [], keys: keys)
+    router.add(middleware: AccessMiddleware(state: state))
     CollectionRoutes(
-      store: try CollectionStore(folder + "/collections", embedder: Letters()), bodyLimit: 1 << 20, hasKeys: hasKeys
+      state: state, store: try CollectionStore(folder + "/collections", embedder: Letters()), bodyLimit: 1 << 20
     ).add(to: router)
     self.router = RouterBox(router: router)
   }
@@ -36,6 +37,10 @@ private final class CollectionHost: Sendable {
 
   /// How often a, b, c and d are in a text.
   private struct Letters: TextEmbedder {
+    func dim(of model: String) throws -> Int {
+      guard model == "letters" else { throw CollectionError.unknownModel(model, known: ["letters"]) }
+      return 4
+    }
     func embed(_ texts: [String], model: String) -> [[Float]] {
       texts.map { text in "abcd".map { letter in Float(text.count { $0 == letter }) + 0.01 } }
     }
@@ -126,6 +131,9 @@ private final class CollectionHost: Sendable {
     #expect(try await host.ids(#"{"text": "bb", \#(filter)}"#, as: "a") == [#""x""#])
     #expect(try await host.send(.post, "/docs/count", "{\(filter)}").text == #"{"object":"count","count":1}"#)
     let page = try await host.send(.post, "/docs/scroll", #"{"limit": 1}"#).json
+    #expect(page["data"]?.items?.first?["vector"] == nil)
+    let whole = try await host.send(.post, "/docs/scroll", #"{"limit": 1, "with_vectors": true}"#).json
+    #expect(whole["data"]?.items?.first?["vector"]?.items?.isEmpty == false)
     let cursor = try #require(page["next_cursor"]?.string)
     #expect(
       try await host.send(.post, "/docs/scroll", #"{"cursor": "\#(cursor)"}"#).json["data"]?.items?.map {
@@ -231,6 +239,9 @@ private final class CollectionHost: Sendable {
     for (path, body, expected) in [
       ("/new", "{}", "400 missing_required_parameter dimension"),
       ("/new", #"{"dimension": 0}"#, "400 invalid_value dimension"),
+      ("/new", #"{"embedding_model": "sounds"}"#, "404 model_not_found embedding_model"),
+      ("/new", #"{"dimension": 4, "embedding_model": "sounds"}"#, "404 model_not_found embedding_model"),
+      ("/new", #"{"dimension": 5, "embedding_model": "letters"}"#, "400 invalid_value dimension"),
       ("/new", #"{"dimension": 4, "metric": "max"}"#, "400 invalid_value metric"),
       ("/new", #"{"dimension": 4, "indexed_fields": ["a b"]}"#, "400 invalid_value indexed_fields.0"),
       ("/.new", #"{"dimension": 4}"#, "400 invalid_value name"), ("/docs/points", "[]", "400 invalid_json -"),

@@ -195,7 +195,7 @@ struct VectorsStatsCommand: ParsableCommand {
         StatsResult(
           vectors: stats.vectors, tenants: stats.tenants, grants: stats.grants, deleted: stats.deleted,
           clusters: stats.clusters,
-          bytes: .init(vectors: memory.vectors, codes: memory.codes, index: memory.index, total: memory.total)))
+          bytes: StoreBytes(memory)))
       return
     }
     Terminal.write(
@@ -212,18 +212,24 @@ struct VectorsStatsCommand: ParsableCommand {
   }
 
   private struct StatsResult: Encodable {
-    struct Bytes: Encodable {
-      var vectors: Int
-      var codes: Int
-      var index: Int
-      var total: Int
-    }
     var vectors: Int
     var tenants: Int
     var grants: Int
     var deleted: Int
     var clusters: Int
-    var bytes: Bytes
+    var bytes: StoreBytes
+  }
+}
+
+/// Bytes of a store as JSON shows them.
+struct StoreBytes: Encodable {
+  var vectors: Int
+  var codes: Int
+  var index: Int
+  var total: Int
+
+  init(_ memory: VectorMemory) {
+    (vectors, codes, index, total) = (memory.vectors, memory.codes, memory.index, memory.total)
   }
 }
 

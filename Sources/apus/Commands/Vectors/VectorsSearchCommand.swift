@@ -19,12 +19,16 @@ struct SearchArguments: ParsableArguments {
   var exact = false
 
   var options: SearchOptions {
-    SearchOptions(k: k, patience: patience, exactThreshold: exactThreshold, rerankFactor: rerank, exact: exact)
+    SearchOptions(
+      k: k, patience: patience, targetRecall: targetRecall, exactThreshold: exactThreshold, rerankFactor: rerank,
+      exact: exact)
   }
 
-  /// Makes the store's tuning fit `targetRecall`, for this process only.
+  /// Tunes for `targetRecall` if the store was not, for this process only.
   func prepare(_ index: VectorIndex) throws {
-    guard let targetRecall, patience == nil, !exact, index.patience(size: 1).target != targetRecall else { return }
+    guard let targetRecall, patience == nil, !exact,
+      index.patience(size: 1, targetRecall: targetRecall).target != targetRecall
+    else { return }
     let bar = StepProgress("tuning")
     try index.tune(target: targetRecall, options: options) { bar.show(Int($0 * 1000), of: 1000) }
     bar.finish()
@@ -49,6 +53,8 @@ struct VectorsSearchCommand: ParsableCommand {
   @OptionGroup(title: "Search") var search: SearchArguments
   @Option(help: "Threads.")
   var threads = 1
+  @Flag(help: "Answer all queries once before those that are measured.")
+  var warm = false
   @Option(help: "Write the ids here.", completion: .file())
   var out: String?
   @Option(help: "Write each query's CPU microseconds here.", completion: .file())
@@ -64,6 +70,7 @@ struct VectorsSearchCommand: ParsableCommand {
     let queries = try VectorQueries(
       queries: VectorFile(path: queries), tenants: IntegerFile(path: tenants), dim: index.config.dim)
     try search.prepare(index)
+    if warm { _ = try queries.run(on: index, options: search.options, threads: threads) }
     let start = ContinuousClock.now
     let answers = try queries.run(on: index, options: search.options, threads: threads)
     let seconds = start.duration(to: .now).inSeconds
