@@ -28,7 +28,7 @@ let testable: [SwiftSetting] = [.unsafeFlags(["-enable-testing"], .when(configur
 
 let rooms = [
   "ApusKernels", "ApusCompute", "ApusText", "ApusTools", "ApusModels", "ApusEngine", "ApusServer", "ApusLoad",
-  "ApusVectors", "ApusCollections",
+  "ApusVectors", "ApusCollections", "ApusGRPC",
 ]
 
 let package = Package(
@@ -41,7 +41,11 @@ let package = Package(
     .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
     .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
     .package(url: "https://github.com/apple/swift-nio-ssl", from: "2.37.6"),
+    .package(url: "https://github.com/apple/swift-protobuf", from: "1.39.0", traits: []),
     .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
+    .package(url: "https://github.com/grpc/grpc-swift-2", from: "2.4.3"),
+    .package(url: "https://github.com/grpc/grpc-swift-nio-transport", from: "2.9.2"),
+    .package(url: "https://github.com/grpc/grpc-swift-protobuf", from: "2.4.1"),
     .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
     .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.1"),
     .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
@@ -72,6 +76,19 @@ let package = Package(
         .product(name: "GRDB", package: "GRDB.swift"),
       ],
       swiftSettings: testable),
+    // Protos is what Generated was made of, by generate.
+    .target(
+      name: "ApusGRPC",
+      dependencies: [
+        "ApusCollections", "ApusVectors",
+        .product(name: "GRPCCore", package: "grpc-swift-2"),
+        .product(name: "GRPCNIOTransportHTTP2Posix", package: "grpc-swift-nio-transport"),
+        .product(name: "GRPCProtobuf", package: "grpc-swift-protobuf"),
+        .product(name: "Logging", package: "swift-log"),
+        .product(name: "NIOCore", package: "swift-nio"),
+        .product(name: "SwiftProtobuf", package: "swift-protobuf"),
+      ],
+      exclude: ["Protos", "generate"], swiftSettings: testable),
     .target(name: "ApusText", swiftSettings: testable),
     .target(name: "ApusTools", dependencies: ["ApusText"], swiftSettings: testable),
     .target(
@@ -108,7 +125,7 @@ let package = Package(
     .target(
       name: "ApusServer",
       dependencies: [
-        "ApusCollections", "ApusEngine", "ApusTools", "ApusVectors",
+        "ApusCollections", "ApusEngine", "ApusGRPC", "ApusTools", "ApusVectors",
         .product(name: "Crypto", package: "swift-crypto"),
         .product(name: "GRDB", package: "GRDB.swift"),
         .product(name: "Hummingbird", package: "hummingbird"),
@@ -141,6 +158,7 @@ let package = Package(
     .testTarget(name: "ApusVectorsTests", dependencies: ["ApusVectors"]),
     .testTarget(
       name: "ApusCollectionsTests", dependencies: ["ApusCollections", "ApusVectors"], exclude: ["Formats/Fixtures"]),
+    .testTarget(name: "ApusGRPCTests", dependencies: ["ApusCollections", "ApusGRPC"]),
     .testTarget(name: "ApusTextTests", dependencies: ["ApusText"]),
     .testTarget(name: "ApusToolsTests", dependencies: ["ApusText", "ApusTools", "TestSupport"]),
     .testTarget(

@@ -1,5 +1,6 @@
 import ApusCollections
 import ApusEngine
+import ApusGRPC
 import ApusModels
 import Dispatch
 import Foundation
@@ -45,6 +46,8 @@ public struct ServerOptions: Sendable {
   public var responseDatabase: String?
   /// A folder for collections of vectors; nil keeps none.
   public var collections: String?
+  /// Where collections are also served over gRPC, on the same host; 0 lets the system choose, nil serves none.
+  public var grpcPort: Int?
   /// Write prompts and answers to the log, which otherwise never holds what was said.
   public var logsPrompts: Bool
   /// Append the spans of each request to this file, as OTLP's JSON, a line a request.
@@ -55,8 +58,8 @@ public struct ServerOptions: Sendable {
   public init(
     host: String = "127.0.0.1", port: Int = 8080, unixSocket: String? = nil, tls: TLS? = nil,
     bodyLimit: Int = 16 << 20, keys: KeyRing? = nil, allowedOrigins: [String] = [], drainTimeout: Double = 30,
-    responseDatabase: String? = nil, collections: String? = nil, logsPrompts: Bool = false, traceFile: String? = nil,
-    reload: (@Sendable () throws -> ReloadedSettings)? = nil
+    responseDatabase: String? = nil, collections: String? = nil, grpcPort: Int? = nil, logsPrompts: Bool = false,
+    traceFile: String? = nil, reload: (@Sendable () throws -> ReloadedSettings)? = nil
   ) {
     self.host = host
     self.port = port
@@ -68,6 +71,7 @@ public struct ServerOptions: Sendable {
     self.drainTimeout = drainTimeout
     self.responseDatabase = responseDatabase
     self.collections = collections
+    self.grpcPort = grpcPort
     self.logsPrompts = logsPrompts
     self.traceFile = traceFile
     self.reload = reload
@@ -102,6 +106,7 @@ public struct Server: Sendable {
   private let state: ServerState
   private let store: (any ResponseStore)?
   private let collections: CollectionStore?
+  private let grpc: CollectionServer?
   private let spans: SpanFile?
   private let options: ServerOptions
   private let logger: Logger
@@ -119,8 +124,24 @@ public struct Server: Sendable {
       requests: RequestLog(logger: logger, logsPrompts: options.logsPrompts, spans: spans))
     let embedder = EngineEmbedder(encoders, preparation: state.preparation)
     collections = try options.collections.map { try CollectionStore($0, embedder: embedder) }
+    if let collections, let port = options.grpcPort {
+      grpc = try Self.collectionServer(collections, port: port, options, logger)
+    } else {
+      grpc = nil
+    }
     self.options = options
     self.logger = logger
+  }
+
+  private static func collectionServer(
+    _ store: CollectionStore, port: Int, _ options: ServerOptions, _ logger: Logger
+  ) throws -> CollectionServer {
+    var callers = CallerPolicy()
+    if let keys = options.keys { callers.keyOwner = { key in keys.principal(for: key) } }
+    var settings = CollectionServer.Options(
+      host: options.host, port: port, messageLimit: options.bodyLimit, drainTimeout: options.drainTimeout)
+    if let tls = options.tls { settings.tls = (tls.certificates, tls.privateKey) }
+    return try CollectionServer(store, callers: callers, settings, logger: logger)
   }
 
   /// Every route.
@@ -187,10 +208,11 @@ public struct Server: Sendable {
     if let path = options.unixSocket { unlink(path) }
     // Services end in reverse order: first new work is refused, then connections close, then collections, then the
     // engines stop.
-    let drain = DrainService(state: state, timeout: Mutex(options.drainTimeout))
+    let drain = DrainService(state: state, grpc: grpc, timeout: Mutex(options.drainTimeout))
     let upkeep: [any Service] = collections.map { [CollectionService(store: $0)] } ?? []
+    let calls: [any Service] = grpc.map { [GRPCService(server: $0, logger: logger)] } ?? []
     let services: [any Service] =
-      [EngineService(state: state)] + upkeep + [
+      [EngineService(state: state)] + upkeep + calls + [
         try application(onListening: onListening), drain,
         SignalService(state: state, drain: drain, reload: options.reload, logger: logger),
       ]
@@ -226,21 +248,36 @@ private struct CollectionService: Service {
   }
 }
 
+/// Answers gRPC calls until the drain has begun and the last one has ended.
+private struct GRPCService: Service {
+  let server: CollectionServer
+  let logger: Logger
+
+  func run() async throws {
+    try await server.run { logger.notice("listening for gRPC", metadata: ["port": "\($0)"]) }
+    // A service that ends before its turn would end the others.
+    try await gracefulShutdown()
+  }
+}
+
 /// Refuses new work when the server shall leave, and waits for what is under way.
 private final class DrainService: Service {
   let state: ServerState
+  let grpc: CollectionServer?
   /// Seconds.
   let timeout: Mutex<Double>
   private static let pollInterval = Duration.milliseconds(20)
 
-  init(state: ServerState, timeout: consuming Mutex<Double>) {
+  init(state: ServerState, grpc: CollectionServer?, timeout: consuming Mutex<Double>) {
     self.state = state
+    self.grpc = grpc
     self.timeout = timeout
   }
 
   func run() async throws {
     try await gracefulShutdown()
     state.drain()
+    grpc?.beginGracefulShutdown()
     let start = ContinuousClock.now
     // A load balancer needs a moment to see that the server is not ready.
     repeat {

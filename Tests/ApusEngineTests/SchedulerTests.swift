@@ -60,6 +60,13 @@ import Testing
       order.append(id)
       return id
     }
+    // Two answers that outgrow what they were admitted for, and together the smallest pool.
+    for i: Int32 in 0..<2 {
+      let e = Expectation(
+        prompt: (0..<20).map { 20 * i + $0 }, options: .init(maxTokens: 140, ignoreEOS: true), channel: .open())
+      let id = add(e)
+      scheduler.submit(try sequence(id, e, model))
+    }
     while order.count < 50 || !scheduler.isIdle {
       let running = (scheduler.decoding + scheduler.prefilling).map(\.id)
       switch (random.next() % 12, order.count < 50) {
@@ -81,8 +88,8 @@ import Testing
           order.append("\(order.count)")
           forks += 1
         }
-      case (4, _) where !order.isEmpty && random.next() % 4 == 0:
-        let id = order[Int(random.next() % UInt64(order.count))]
+      case (4, _) where order.count > 2 && random.next() % 4 == 0:
+        let id = order[2 + Int(random.next() % UInt64(order.count - 2))]
         scheduler.cancel(id)
         expected[id]!.isCancelled = true
       default:

@@ -27,7 +27,7 @@ import Testing
     "host": "0.0.0.0", "port": "9000", "uds": "/run/apus.sock", "models": "[a, b]", "api-key-file": "keys.txt",
     "tls.certificate": "cert.pem", "tls.key": "key.pem", "allowed-origins": #"["*"]"#, "kv-pool": "512",
     "max-running": "8", "max-queue": "16", "idle-unload": "1.5", "drain-timeout": "0", "responses": "r.sqlite",
-    "collections": "library",
+    "collections": "library", "grpc-port": "50051",
     "body-limit": "1000", "threads": "2", "context": "2048", "exact": "true", "log.level": "debug",
     "log.format": "json", "log.prompts": "true", "trace-file": "spans.jsonl",
   ]
@@ -49,6 +49,7 @@ import Testing
     all.drainTimeout = 0
     all.responses = "r.sqlite"
     all.collections = "library"
+    all.grpcPort = 50_051
     all.bodyLimit = 1000
     all.threads = 2
     all.contextLength = 2048
@@ -139,8 +140,8 @@ import Testing
       nonsense: 1
       """)
     let keys =
-      "allowed-origins, api-key-file, body-limit, collections, context, drain-timeout, exact, host, idle-unload, "
-      + "kv-pool, log, max-queue, max-running, models, port, responses, threads, tls, trace-file, uds"
+      "allowed-origins, api-key-file, body-limit, collections, context, drain-timeout, exact, grpc-port, host, "
+      + "idle-unload, kv-pool, log, max-queue, max-running, models, port, responses, threads, tls, trace-file, uds"
     #expect(
       found == [
         .init(line: 2, path: "prot", seen: "an unknown key", expected: keys, suggestion: "port"),

@@ -25,6 +25,7 @@ public struct ServerConfiguration: Sendable, Equatable {
   public var drainTimeout: Double?
   public var responses: String?
   public var collections: String?
+  public var grpcPort: Int?
   /// Bytes.
   public var bodyLimit: Int?
   public var threads: Int?
@@ -55,6 +56,7 @@ public struct ServerConfiguration: Sendable, Equatable {
     .init("drain-timeout", \.drainTimeout, .seconds(orZero: true), isReloadable: true),
     .init("responses", \.responses, .text),
     .init("collections", \.collections, .text),
+    .init("grpc-port", \.grpcPort, .whole(0...65535)),
     .init("body-limit", \.bodyLimit, .whole(1...Int.max)),
     .init("threads", \.threads, .whole(1...1024)),
     .init("context", \.contextLength, .whole(1...Int(Int32.max))),

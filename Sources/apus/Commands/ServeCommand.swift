@@ -84,6 +84,9 @@ struct ServeCommand: ParsableCommand {
   @Option(help: "A folder for collections of vectors and texts (default: none are kept).", completion: .directory)
   var collections: String?
 
+  @Option(help: "Serve collections over gRPC too, on this port; 0 lets the system choose (default: not).")
+  var grpcPort: Int?
+
   @Option(help: "Refuse requests larger than this many bytes (default: \(ServerOptions().bodyLimit)).")
   var bodyLimit: Int?
 
@@ -131,6 +134,7 @@ struct ServeCommand: ParsableCommand {
     given.drainTimeout = drainTimeout
     given.responses = responses
     given.collections = collections
+    given.grpcPort = grpcPort
     given.bodyLimit = bodyLimit
     given.threads = runner.threads
     given.contextLength = runner.contextLength
@@ -145,6 +149,9 @@ struct ServeCommand: ParsableCommand {
   func run() throws {
     let given = given
     let settings = try given.over(config.map { try ServerConfiguration(file: $0) } ?? ServerConfiguration())
+    if settings.grpcPort != nil && settings.collections == nil {
+      throw ValidationError("--grpc-port goes with --collections, which are what it serves.")
+    }
     var options = try settings.serverOptions
     if let config {
       options.reload = {
@@ -213,7 +220,8 @@ extension ServerConfiguration {
         host: host ?? usual.host, port: port ?? usual.port, unixSocket: unixSocket, tls: tls,
         bodyLimit: bodyLimit ?? usual.bodyLimit, keys: try keyFile.map { try KeyRing(file: $0) },
         allowedOrigins: allowedOrigins ?? [], drainTimeout: drainTimeout ?? usual.drainTimeout,
-        responseDatabase: responses, collections: collections, logsPrompts: logsPrompts ?? false, traceFile: traceFile)
+        responseDatabase: responses, collections: collections, grpcPort: grpcPort, logsPrompts: logsPrompts ?? false,
+        traceFile: traceFile)
     }
   }
 
