@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -147,3 +148,38 @@ def write_json(arguments, results):
 
 def now():
     return time.strftime("%Y-%m-%d %H:%M:%S %Z")
+
+
+def chosen_checks(p, names, checks):
+    """The checks that the command line names, all of `checks` for `all`; an unknown one ends the parser `p`."""
+    names = list(checks) if names == ["all"] else names
+    if unknown := [name for name in names if name not in checks]:
+        p.error(f"no check {', '.join(unknown)}; there are {', '.join(checks)}")
+    return names
+
+
+def run_checks(arguments, names, checks, facts):
+    """Runs functions of the modules that `checks` gives by their names, prints the verdicts, keeps results as JSON after
+    each, and ends the process: status 1 if a bar was missed."""
+    results = {"machine": facts, "checks": {}}
+    failed = []
+    for name in names:
+        module = __import__(checks[name])
+        before, begun = load_average(), time.monotonic()
+        print(f"\n# {name}", flush=True)
+        try:
+            result = getattr(module, name)(arguments)
+        except Exception as error:
+            traceback.print_exc()
+            result = {"verdict": [("ran to its end", False, f"{type(error).__name__}: {error}")]}
+        result |= {"load": [before, load_average()], "seconds": time.monotonic() - begun}
+        for what, met, seen in result["verdict"]:
+            print(f"{'ok     ' if met else 'MISSED '} {what}: {seen}")
+            if not met:
+                failed.append(f"{name}: {what}")
+        print(f"load {before:.1f} to {result['load'][1]:.1f}, {result['seconds']:.0f} s", flush=True)
+        results["checks"][name] = result
+        write_json(arguments, results)
+    if failed:
+        print("\nmissed: " + "; ".join(failed))
+    sys.exit(1 if failed else 0)

@@ -23,7 +23,6 @@ The exit status is 1 if a bar is missed.
 """
 import signal
 import sys
-import time
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
@@ -51,37 +50,12 @@ def main():
     arguments = p.parse_args()
     # Ended from outside, it still ends its server.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    names = list(CHECKS) if arguments.check == ["all"] else arguments.check
-    if unknown := [name for name in names if name not in CHECKS]:
-        p.error(f"no check {', '.join(unknown)}; there are {', '.join(CHECKS)}")
+    names = common.chosen_checks(p, arguments.check, CHECKS)
     if "schemas" in names:
         common.use_python("schema", "jsonschema")
     facts = common.machine()
     print(f"{facts['cpu']}, {facts['cores']} cores, {common.now()}")
-    results = {"machine": facts, "checks": {}}
-    failed = []
-    for name in names:
-        module = __import__(CHECKS[name])
-        before, begun = common.load_average(), time.monotonic()
-        print(f"\n# {name}", flush=True)
-        try:
-            result = getattr(module, name)(arguments)
-        except Exception as error:
-            import traceback
-
-            traceback.print_exc()
-            result = {"verdict": [("ran to its end", False, f"{type(error).__name__}: {error}")]}
-        result |= {"load": [before, common.load_average()], "seconds": time.monotonic() - begun}
-        for what, met, seen in result["verdict"]:
-            print(f"{'ok     ' if met else 'MISSED '} {what}: {seen}")
-            if not met:
-                failed.append(f"{name}: {what}")
-        print(f"load {before:.1f} to {result['load'][1]:.1f}, {result['seconds']:.0f} s", flush=True)
-        results["checks"][name] = result
-        common.write_json(arguments, results)
-    if failed:
-        print("\nmissed: " + "; ".join(failed))
-    sys.exit(1 if failed else 0)
+    common.run_checks(arguments, names, CHECKS, facts)
 
 
 if __name__ == "__main__":
