@@ -10,8 +10,8 @@ public struct CallerPolicy: Sendable {
   public var defaultTenant: String
 
   public init(
-    keyOwner: (@Sendable (Substring) -> String?)? = nil, admins: Set<String> = ["admin"],
-    defaultTenant: String = "default"
+    keyOwner: (@Sendable (Substring) -> String?)? = nil, admins: Set<String> = Principal.administrators,
+    defaultTenant: String = Principal.defaultTenant
   ) {
     self.keyOwner = keyOwner
     self.admins = admins
@@ -20,15 +20,23 @@ public struct CallerPolicy: Sendable {
 
   /// Who makes a call with this metadata. Throws ``CallError``.
   func principal(authorization: Substring?, apiKey: Substring?, tenant named: String?) throws -> Principal {
-    guard let keyOwner else { return Principal(tenant: named ?? defaultTenant, isAdmin: true) }
+    let owner = try owner(authorization, apiKey)
+    guard
+      let principal = Principal(
+        keyOwner: owner, naming: named, administrators: admins, defaultTenant: defaultTenant)
+    else { throw CallError.otherTenant }
+    return principal
+  }
+
+  /// The owner of the key that a call brought; nil on a server without keys.
+  private func owner(_ authorization: Substring?, _ apiKey: Substring?) throws -> String? {
+    guard let keyOwner else { return nil }
     let bearer = authorization.flatMap { $0.hasPrefix(Self.scheme) ? $0.dropFirst(Self.scheme.count) : nil }
     guard let key = bearer ?? apiKey else {
       throw CallError.unauthenticated("this server wants an API key: authorization: Bearer KEY")
     }
     guard let owner = keyOwner(key) else { throw CallError.unauthenticated("the API key is not known") }
-    let isAdmin = admins.contains(owner)
-    guard named == nil || named == owner || isAdmin else { throw CallError.otherTenant }
-    return Principal(tenant: named ?? owner, isAdmin: isAdmin)
+    return owner
   }
 
   private static let scheme = "Bearer "

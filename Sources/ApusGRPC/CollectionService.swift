@@ -1,6 +1,5 @@
 import ApusCollections
 import ApusVectors
-import Dispatch
 import GRPCCore
 
 /// The calls of `apus.vectors.v1.Collections`, answered by a store.
@@ -8,14 +7,9 @@ struct CollectionService: WireCollections.SimpleServiceProtocol {
   let store: CollectionStore
   let departure: Departure
 
-  /// Runs what waits for a disk away from the threads that all calls share.
   private func blocking<T: Sendable>(_ body: @escaping @Sendable () throws -> T) async throws -> T {
-    try await withCheckedThrowingContinuation { continuation in
-      Self.queue.async { continuation.resume(with: Result(catching: body)) }
-    }
+    try await CollectionStore.blocking(body)
   }
-
-  private static let queue = DispatchQueue(label: "apus-grpc", attributes: .concurrent)
 
   private func with<T: Sendable>(
     _ name: String, _ body: @escaping @Sendable (VectorCollection, Principal) throws -> T
@@ -54,12 +48,7 @@ struct CollectionService: WireCollections.SimpleServiceProtocol {
     let caller = try Caller.current
     return try await blocking {
       let config = try request.config(embedder: store.embedder)
-      do {
-        return WireCollection(try store.create(config, as: caller).config)
-      } catch CollectionError.exists(let what) {
-        guard try store.collection(config.name).config == config else { throw CollectionError.exists(what) }
-        return WireCollection(config)
-      }
+      return WireCollection(try store.ensure(config, as: caller).config)
     }
   }
 

@@ -2,7 +2,6 @@ import ApusCollections
 import ApusEngine
 import ApusGRPC
 import ApusModels
-import Dispatch
 import Foundation
 import HTTPTypes
 import Hummingbird
@@ -242,9 +241,7 @@ private struct CollectionService: Service {
     let store = store
     do { try await cancelWhenGracefulShutdown { try await store.sweepRegularly() } } catch is CancellationError {}
     // Also when the server could not start. It waits for a disk.
-    try await withCheckedThrowingContinuation { closed in
-      DispatchQueue.global().async { closed.resume(with: Result { try store.close() }) }
-    }
+    try await CollectionStore.blocking { try store.close() }
   }
 }
 

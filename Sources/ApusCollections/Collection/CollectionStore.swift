@@ -5,6 +5,16 @@ import Synchronization
 /// Collections in one folder, each in a folder of its name, opened when they are first asked for.
 public final class CollectionStore: Sendable {
   public let embedder: (any TextEmbedder)?
+
+  private static let queue = DispatchQueue(label: "apus-collections", attributes: .concurrent)
+
+  /// Runs what waits for a disk away from the threads that all tasks share.
+  public static func blocking<T: Sendable>(_ body: @escaping @Sendable () throws -> T) async throws -> T {
+    try await withCheckedThrowingContinuation { continuation in
+      queue.async { continuation.resume(with: Result(catching: body)) }
+    }
+  }
+
   private let path: String
   private let now: @Sendable () -> Int
   private let opened = Mutex(Opened())
@@ -47,6 +57,18 @@ public final class CollectionStore: Sendable {
       let collection = try VectorCollection.create(folder(config.name), config, embedder: embedder, now: now)
       opened[config.name] = collection
       return collection
+    }
+  }
+
+  /// Makes a collection; one that is there with the same configuration is left as it is. Throws what `create` throws.
+  @discardableResult
+  public func ensure(_ config: CollectionConfig, as principal: Principal) throws -> VectorCollection {
+    do {
+      return try create(config, as: principal)
+    } catch CollectionError.exists(let what) {
+      let made = try collection(config.name)
+      guard made.config == config else { throw CollectionError.exists(what) }
+      return made
     }
   }
 

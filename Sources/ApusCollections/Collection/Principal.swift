@@ -8,6 +8,26 @@ public struct Principal: Sendable, Equatable {
     self.isAdmin = isAdmin
   }
 
+  /// Names of keys that may also do what is an administrator's, and act as any tenant.
+  public static let administrators: Set<String> = ["admin"]
+  /// As whom those act who say nothing, on a server without keys.
+  public static let defaultTenant = "default"
+
+  /// Who acts with a key of this owner's and names that tenant; nil if the owner may not act as it. Without an owner, on a
+  /// server without keys, everybody may do everything.
+  public init?(
+    keyOwner: String?, naming tenant: String?, administrators: Set<String> = Self.administrators,
+    defaultTenant: String = Self.defaultTenant
+  ) {
+    guard let keyOwner else {
+      self.init(tenant: tenant ?? defaultTenant, isAdmin: true)
+      return
+    }
+    let isAdmin = administrators.contains(keyOwner)
+    guard tenant == nil || tenant == keyOwner || isAdmin else { return nil }
+    self.init(tenant: tenant ?? keyOwner, isAdmin: isAdmin)
+  }
+
   /// Throws `CollectionError.forbidden`.
   func requireAdmin(_ what: String) throws {
     guard isAdmin else { throw CollectionError.forbidden("only an administrator may \(what)") }

@@ -1,7 +1,6 @@
 import ApusCollections
 import ApusText
 import ApusVectors
-import Dispatch
 import Foundation
 import HTTPTypes
 import Hummingbird
@@ -15,9 +14,7 @@ struct CollectionRoutes: Sendable {
   /// Names of keys that may also do what is an administrator's, and act as any tenant.
   let admins: Set<String>
 
-  static let defaultTenant = "default"
-
-  init(state: ServerState, store: CollectionStore?, bodyLimit: Int, admins: Set<String> = ["admin"]) {
+  init(state: ServerState, store: CollectionStore?, bodyLimit: Int, admins: Set<String> = Principal.administrators) {
     self.state = state
     self.store = store
     self.bodyLimit = bodyLimit
@@ -104,21 +101,16 @@ struct CollectionRoutes: Sendable {
 
   /// Without keys everybody may do everything, and a header says as which tenant.
   private func principal(of request: Request, _ context: ServerContext) throws -> Principal {
-    let named = request.headers[.tenant]
-    guard state.keys != nil else { return Principal(tenant: named ?? Self.defaultTenant, isAdmin: true) }
-    let isAdmin = admins.contains(context.principal)
-    if let named, named != context.principal, !isAdmin { throw OpenAIError.otherTenant(HTTPField.Name.tenant.rawName) }
-    return Principal(tenant: named ?? context.principal, isAdmin: isAdmin)
+    guard
+      let principal = Principal(
+        keyOwner: state.keys == nil ? nil : context.principal, naming: request.headers[.tenant], administrators: admins)
+    else { throw OpenAIError.otherTenant(HTTPField.Name.tenant.rawName) }
+    return principal
   }
 
-  /// Runs what waits for a disk away from the threads that all requests share.
   private func blocking<T: Sendable>(_ body: @escaping @Sendable () throws -> T) async throws -> T {
-    try await withCheckedThrowingContinuation { continuation in
-      Self.queue.async { continuation.resume(with: Result(catching: body)) }
-    }
+    try await CollectionStore.blocking(body)
   }
-
-  private static let queue = DispatchQueue(label: "apus-collections", attributes: .concurrent)
 
   private func collection(_ call: Call) async throws -> VectorCollection {
     let name = try call.part("collection")
@@ -138,14 +130,7 @@ struct CollectionRoutes: Sendable {
     let config = try await call.body(upTo: bodyLimit) {
       try $0.collectionConfig(named: name, embedder: call.store.embedder)
     }
-    let made = try await blocking {
-      do {
-        return try call.store.create(config, as: call.principal).config
-      } catch CollectionError.exists(let what) {
-        guard try call.store.collection(config.name).config == config else { throw CollectionError.exists(what) }
-        return config
-      }
-    }
+    let made = try await blocking { try call.store.ensure(config, as: call.principal).config }
     return .json(CollectionJSON.description(made))
   }
 

@@ -141,7 +141,7 @@ import Testing
     running.cancel()
     _ = await running.result
     let docs = try VectorCollection.open(folder.path + "/docs")
-    #expect(try docs.count(as: Principal(tenant: CollectionRoutes.defaultTenant)) == 2)
+    #expect(try docs.count(as: Principal(tenant: Principal.defaultTenant)) == 2)
     try docs.close()
   }
 }
