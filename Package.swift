@@ -28,7 +28,7 @@ let testable: [SwiftSetting] = [.unsafeFlags(["-enable-testing"], .when(configur
 
 let rooms = [
   "ApusKernels", "ApusCompute", "ApusText", "ApusTools", "ApusModels", "ApusEngine", "ApusServer", "ApusLoad",
-  "ApusVectors", "ApusCollections", "ApusGRPC",
+  "ApusVectors", "ApusCollections", "ApusGRPC", "ApusCompression",
 ]
 
 let package = Package(
@@ -114,6 +114,13 @@ let package = Package(
         .product(name: "AsyncHTTPClient", package: "async-http-client"),
       ],
       swiftSettings: testable),
+    .target(
+      name: "ApusCompression",
+      dependencies: [
+        "ApusCompute", "ApusKernels", "ApusModels", "ApusText", "KernelInterface",
+        .product(name: "Crypto", package: "swift-crypto"),
+      ],
+      swiftSettings: testable),
     // Optimised in debug too: unspecialised SIMD code makes the sampler's tests thirty times slower.
     .target(
       name: "ApusEngine",
@@ -142,7 +149,7 @@ let package = Package(
     .executableTarget(
       name: "apus",
       dependencies: [
-        "ApusCollections", "ApusLoad", "ApusServer", "ApusVectors",
+        "ApusCollections", "ApusCompression", "ApusLoad", "ApusServer", "ApusVectors",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ]),
     // What a feature costs in lines, beside a framework without slots that is only compiled (Benchmarks/composition).
@@ -170,6 +177,9 @@ let package = Package(
         .product(name: "NIOPosix", package: "swift-nio"),
       ]),
     .testTarget(name: "ApusModelsTests", dependencies: ["ApusModels"], exclude: ["Golden"]),
+    .testTarget(
+      name: "ApusCompressionTests",
+      dependencies: ["ApusCompression", "ApusCompute", "ApusKernels", "ApusModels", "ApusText"]),
     .testTarget(
       name: "ApusEngineTests",
       dependencies: ["AllocationCounter", "ApusCompute", "ApusEngine", "ApusModels", "ApusText"]),

@@ -73,8 +73,7 @@ class Store:
         return self
 
     def tune(self, targets):
-        for target in targets:
-            self.run("tune", self.path, "--target-recall", target)
+        self.run("tune", self.path, "--target-recall", *targets)
         return self
 
     def stats(self):

@@ -43,6 +43,14 @@ public struct Tensor: @unchecked Sendable {
     elements.withUnsafeBytes { base.copyMemory(from: $0.baseAddress!, byteCount: $0.count) }
   }
 
+  /// A matrix on the heap of any kind, from its rows' bytes one after another.
+  public init(_ rows: Int, _ columns: Int, dtype: DType, bytes: [UInt8]) {
+    precondition(
+      bytes.count == rows * dtype.rowBytes(columns), "\(bytes.count) bytes for \(rows)×\(columns) of \(dtype.name)")
+    self.init(zeros: rows, columns, dtype: dtype)
+    bytes.withUnsafeBytes { base.copyMemory(from: $0.baseAddress!, byteCount: $0.count) }
+  }
+
   /// Bytes of the elements, without gaps between rows.
   public var byteCount: Int { rows * dtype.rowBytes(columns) }
 

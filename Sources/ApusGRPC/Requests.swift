@@ -29,7 +29,8 @@ extension WireCollection {
   private var vectorQuantizer: VectorQuantizer {
     get throws {
       switch quantizer {
-      case .unspecified, .sq8: .sq8
+      case .unspecified: .standard
+      case .sq8: .sq8
       case .none: .none
       case .rabitq: .rabitq
       case .UNRECOGNIZED(let number): throw unknownChoice("quantizer", number, WireQuantizer.allCases)

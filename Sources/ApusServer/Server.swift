@@ -208,7 +208,7 @@ public struct Server: Sendable {
     // Services end in reverse order: first new work is refused, then connections close, then collections, then the
     // engines stop.
     let drain = DrainService(state: state, grpc: grpc, timeout: Mutex(options.drainTimeout))
-    let upkeep: [any Service] = collections.map { [CollectionService(store: $0)] } ?? []
+    let upkeep: [any Service] = collections.map { [CollectionService(store: $0, logger: logger)] } ?? []
     let calls: [any Service] = grpc.map { [GRPCService(server: $0, logger: logger)] } ?? []
     let services: [any Service] =
       [EngineService(state: state)] + upkeep + calls + [
@@ -233,13 +233,28 @@ private struct EngineService: Service {
   }
 }
 
-/// Deletes what expires in collections while the server runs, and closes them after the HTTP service has ended.
+/// Deletes what expires in collections and trains what has grown while the server runs, and closes them after the HTTP
+/// service has ended.
 private struct CollectionService: Service {
   let store: CollectionStore
+  let logger: Logger
 
   func run() async throws {
-    let store = store
-    do { try await cancelWhenGracefulShutdown { try await store.sweepRegularly() } } catch is CancellationError {}
+    let (store, logger) = (store, logger)
+    do {
+      try await cancelWhenGracefulShutdown {
+        try await store.maintainRegularly { name, done in
+          switch done {
+          case .deleted(let count):
+            logger.info("expired points deleted", metadata: ["collection": "\(name)", "points": "\(count)"])
+          case .trained(let need):
+            logger.notice("collection trained", metadata: ["collection": "\(name)", "because": "\(need)"])
+          case .failed(let error):
+            logger.error("collection not maintained", metadata: ["collection": "\(name)", "error": "\(error)"])
+          }
+        }
+      }
+    } catch is CancellationError {}
     // Also when the server could not start. It waits for a disk.
     try await CollectionStore.blocking { try store.close() }
   }

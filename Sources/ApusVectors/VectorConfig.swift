@@ -16,6 +16,9 @@ public enum VectorQuantizer: String, Sendable, Codable, CaseIterable {
   case sq8
   /// One bit a dimension, which bounds the distance; what the bound cannot rule out is compared in f32.
   case rabitq
+
+  /// The fastest at every recall that was measured, and the smallest.
+  public static let standard = rabitq
 }
 
 /// The shape of an index; fixed when it is created.
@@ -33,7 +36,7 @@ public struct VectorConfig: Sendable, Codable, Equatable {
   public var leafCapacity: Int
 
   public init(
-    dim: Int, metric: VectorMetric = .cosine, quantizer: VectorQuantizer = .sq8, branching: Int = 16,
+    dim: Int, metric: VectorMetric = .cosine, quantizer: VectorQuantizer = .standard, branching: Int = 16,
     bufferCapacity: Int = 128, leafCapacity: Int = 128
   ) {
     self.dim = dim

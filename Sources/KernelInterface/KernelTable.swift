@@ -95,6 +95,20 @@ public struct KernelTable: Sendable {
   /// `(seed, bytes, count)`: CRC-32C (Castagnoli) of `count` bytes; `seed` is 0 or the CRC of the bytes before.
   public var crc32c: @Sendable (UInt32, UnsafeRawPointer, Int) -> UInt32
 
+  // MARK: f64
+  public var float64GEMM: @Sendable (borrowing Float64GEMMArguments) -> Void
+  /// `(a, lda, rows, n, x, y)`: y[i] = Σ_j a[i, j] · x[j].
+  public var float64MatVec: @Sendable (DoublePointer, Int, Int, Int, DoublePointer, MutableDoublePointer) -> Void
+  /// `(a, lda, rows, n, x, y)`: y[j] += Σ_i x[i] · a[i, j].
+  public var float64VecMat: @Sendable (DoublePointer, Int, Int, Int, DoublePointer, MutableDoublePointer) -> Void
+  /// `(a, lda, rows, n, x, y)`: adds to y what the rows in the range of the upper triangle of a symmetric matrix `[n, n]`
+  /// add to a · x: y[i] += Σ_j≥i a[i, j] · x[j] and, for j > i, y[j] += a[i, j] · x[i].
+  public var float64SymVec: @Sendable (DoublePointer, Int, Range<Int>, Int, DoublePointer, MutableDoublePointer) -> Void
+  /// `(panel, sweeps, count, coefficients)`: turns the rows of a panel `[rows][RotationSweep.panelColumns]` by `count`
+  /// sweeps; `coefficients` holds (c, s) of every rotation in order, which makes row i + 1 = s · row i + c · row i + 1 and
+  /// row i = c · row i − s · row i + 1.
+  public var rotatePanel: @Sendable (MutableDoublePointer, UnsafePointer<RotationSweep>, Int, DoublePointer) -> Void
+
   // MARK: measurement
   /// `(iterations)`: floating-point operations done by a loop of independent FMAs, for the measured peak.
   public var fmaLoop: @Sendable (Int) -> Double
@@ -141,6 +155,13 @@ public struct KernelTable: Sendable {
     codeScores: @escaping @Sendable (CodeQuery, RowChunks, UnsafePointer<UInt32>, Int, MutableFloatPointer) -> Void,
     bitBounds: @escaping @Sendable (BitQuery, RowChunks, UnsafePointer<UInt32>, Int, MutableFloatPointer) -> Void,
     crc32c: @escaping @Sendable (UInt32, UnsafeRawPointer, Int) -> UInt32,
+    float64GEMM: @escaping @Sendable (borrowing Float64GEMMArguments) -> Void,
+    float64MatVec: @escaping @Sendable (DoublePointer, Int, Int, Int, DoublePointer, MutableDoublePointer) -> Void,
+    float64VecMat: @escaping @Sendable (DoublePointer, Int, Int, Int, DoublePointer, MutableDoublePointer) -> Void,
+    float64SymVec:
+      @escaping @Sendable (DoublePointer, Int, Range<Int>, Int, DoublePointer, MutableDoublePointer) -> Void,
+    rotatePanel:
+      @escaping @Sendable (MutableDoublePointer, UnsafePointer<RotationSweep>, Int, DoublePointer) -> Void,
     fmaLoop: @escaping @Sendable (Int) -> Double,
     int8Loop: @escaping @Sendable (Int) -> Double,
     readLoop: @escaping @Sendable (UnsafeRawPointer, Int) -> UInt64
@@ -174,6 +195,11 @@ public struct KernelTable: Sendable {
     self.codeScores = codeScores
     self.bitBounds = bitBounds
     self.crc32c = crc32c
+    self.float64GEMM = float64GEMM
+    self.float64MatVec = float64MatVec
+    self.float64VecMat = float64VecMat
+    self.float64SymVec = float64SymVec
+    self.rotatePanel = rotatePanel
     self.fmaLoop = fmaLoop
     self.int8Loop = int8Loop
     self.readLoop = readLoop

@@ -32,6 +32,11 @@ public func makeTable(level: CPULevel) -> KernelTable {
     codeScores: codeScores,
     bitBounds: bitBounds,
     crc32c: crc32c,
+    float64GEMM: float64GEMM,
+    float64MatVec: float64MatVec,
+    float64VecMat: float64VecMat,
+    float64SymVec: float64SymVec,
+    rotatePanel: rotatePanel,
     fmaLoop: fmaLoop,
     int8Loop: int8Loop,
     readLoop: readLoop

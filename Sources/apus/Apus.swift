@@ -20,8 +20,8 @@ struct Apus: ParsableCommand {
     version: Version.text,
     subcommands: [
       RunCommand.self, ChatCommand.self, EmbedCommand.self, TokenizeCommand.self, ScoreCommand.self, BenchCommand.self,
-      ModelCommand.self, VectorsCommand.self, CollectionsCommand.self, ConfigCommand.self, DoctorCommand.self,
-      ServeCommand.self,
+      ModelCommand.self, SVDCommand.self, VectorsCommand.self, CollectionsCommand.self, ConfigCommand.self,
+      DoctorCommand.self, ServeCommand.self,
     ])
 }
 

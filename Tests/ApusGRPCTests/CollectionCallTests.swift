@@ -10,7 +10,7 @@ import Testing
   @Test func `collections are made once, listed, described and deleted`() async throws {
     try await ServedStore.with { served in
       let made = try await served.create("docs", dim: 8, metric: .ip, fields: ["lang"])
-      #expect(made.dimension == 8 && made.metric == .ip && made.quantizer == .sq8 && made.indexedFields == ["lang"])
+      #expect(made.dimension == 8 && made.metric == .ip && made.quantizer == .rabitq && made.indexedFields == ["lang"])
       #expect(try await served.create("docs", dim: 8, metric: .ip, fields: ["lang"]) == made)
       let other = try await fault { try await served.create("docs", dim: 9) }
       #expect(other.code == .alreadyExists && other.reason == "already_exists")

@@ -123,22 +123,26 @@ import Testing
 
   @Test func `mutations come back from their bytes, and cut or foreign bytes are refused`() throws {
     var random = TestRandom(seed: 4)
-    for mutation in log(seed: 3, dim: 5, count: 300) + [.tuning([1, 2]), .note([]), .note([9])] {
+    let batch = Mutation.batch([.note([7]), .upsert(id: 1, vector: [1, 2], owner: 3, shareWith: [4]), .compact])
+    for mutation in log(seed: 3, dim: 5, count: 300) + [.tuning([1, 2]), .note([]), .note([9]), batch, .batch([])] {
       let payload = mutation.payload
       let back = try payload.withUnsafeBytes { try Mutation(kind: mutation.kind, payload: $0) }
       #expect(back == mutation)
       if case .adoptTree = mutation { continue }
       if case .tuning = mutation { continue }
       if case .note = mutation { continue }
+      if case .batch = mutation { continue }
       let cut = Array(payload.prefix(random.below(max(1, payload.count))))
       if cut.count < payload.count {
         #expect(throws: VectorError.self) { try cut.withUnsafeBytes { try Mutation(kind: mutation.kind, payload: $0) } }
       }
       // Any bytes: an error or a mutation, never a crash.
       let noise = (0..<random.below(60)).map { _ in UInt8(random.below(256)) }
-      _ = try? noise.withUnsafeBytes { try Mutation(kind: UInt8(random.below(12)), payload: $0) }
+      _ = try? noise.withUnsafeBytes { try Mutation(kind: UInt8(random.below(13)), payload: $0) }
     }
-    #expect(throws: VectorError.self) { try [UInt8]().withUnsafeBytes { try Mutation(kind: 99, payload: $0) } }
+    for (kind, bytes) in [(99, []), (11, [3]), (11, [11, 0, 0, 0, 0]), (11, [8, 9, 0, 0, 0])] as [(UInt8, [UInt8])] {
+      #expect(throws: VectorError.self) { try bytes.withUnsafeBytes { try Mutation(kind: kind, payload: $0) } }
+    }
   }
 
   @Test func `a damaged tree artefact is refused`() throws {

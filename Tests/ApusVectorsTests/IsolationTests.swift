@@ -19,6 +19,7 @@ import Testing
     Shape(metric: .cosine, quantizer: .none, branching: 16, capacity: 4),
     Shape(metric: .ip, quantizer: .sq8, branching: 3, capacity: 1),
     Shape(metric: .cosine, quantizer: .sq8, branching: 8, capacity: 32),
+    Shape(metric: .l2, quantizer: .rabitq, branching: 5, capacity: 12),
   ]
 
   @Test(arguments: shapes)
@@ -32,6 +33,8 @@ import Testing
         bufferCapacity: shape.capacity, leafCapacity: 6))
     var model = ShadowModel()
     let tenants = 14
+    // Copies that are made while the life goes on.
+    let copies = DispatchGroup()
     for step in 0..<(runsLongTests ? 300_000 : 1500) {
       let id = VectorID(random.below(400))
       let tenant = TenantID(random.below(tenants))
@@ -70,14 +73,25 @@ import Testing
         index.write { $0.setGroups(Array(groups), of: tenant) }
         model.groups[tenant] = groups
       case 73:
-        if random.below(8) == 0 {
-          try index.train(TrainingOptions(iterations: 3, seed: random.next(), threads: 1))
-        } else if random.below(4) == 0 {
-          index.compact()
+        let seed = random.next()
+        switch random.below(8) {
+        case 0: try index.train(TrainingOptions(iterations: 3, seed: seed, threads: 1))
+        case 1: index.compact()
+        case 2...3:
+          DispatchQueue.global().async(group: copies) {
+            do {
+              try index.train(TrainingOptions(iterations: 3, seed: seed, threads: 1))
+            } catch {
+              Issue.record("training beside writers: \(error)")
+            }
+          }
+        case 4...5: DispatchQueue.global().async(group: copies) { index.compact() }
+        default: break
         }
       default:
         let filter = random.below(3) == 0 ? random.filter(depth: 5, tenants: tenants) : nil
         var options = SearchOptions(k: 1 + random.below(12), patience: random.below(2) == 0 ? 1 : 1000)
+        if random.below(2) == 0 { options.exactThreshold = 0 }
         options.exact = random.below(5) == 0
         let query = random.vector(dim)
         let result = try index.search(query, as: tenant, filter: filter, options: options)
@@ -101,6 +115,7 @@ import Testing
       }
       if step % 500 == 0 { try index.verify() }
     }
+    copies.wait()
     try index.verify()
     #expect(index.stats.vectors == model.vectors.count)
     #expect(index.stats.grants == model.grants.values.reduce(0) { $0 + $1.count })
@@ -147,6 +162,7 @@ import Testing
         }
       }
     }
+    let copies = DispatchGroup()
     readers.forEach { $0.start() }
     for n in 1...changes {
       begun.store(n, ordering: .sequentiallyConsistent)
@@ -157,7 +173,9 @@ import Testing
       }
       published.store(n, ordering: .sequentiallyConsistent)
       if n % 500 == 0 { index.compact() }
+      if n % 500 == 250 { DispatchQueue.global().async(group: copies) { index.compact() } }
     }
+    copies.wait()
     stop.store(true, ordering: .releasing)
     while readers.contains(where: { !$0.isFinished }) { usleep(1000) }
     #expect(failures.withLock { $0 }.isEmpty, "seed \(seed)")

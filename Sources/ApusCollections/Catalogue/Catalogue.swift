@@ -67,6 +67,7 @@ struct Catalogue: Sendable {
         try run("DELETE FROM tenant WHERE id = ?", [Int64(tenant)])
       case .setGroups(let tenant, let groups):
         try run("UPDATE tenant SET groups = ? WHERE id = ?", [Catalogue.encode(groups), Int64(tenant)])
+      case .batch(let parts): for part in parts { try apply(part) }
       case .grant, .revoke, .adoptTree, .compact, .tuning: break
       }
     }

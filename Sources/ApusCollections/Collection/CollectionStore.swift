@@ -1,3 +1,4 @@
+import ApusVectors
 import Dispatch
 import Foundation
 import Synchronization
@@ -124,24 +125,39 @@ public final class CollectionStore: Sendable {
     return target
   }
 
-  /// Deletes what has expired in all open collections; returns how many. One that fails does not keep the others.
-  @discardableResult
-  public func sweep() -> Int {
-    let all = opened.withLock { Array($0.collections.values) }
-    return all.reduce(0) { $0 + ((try? $1.sweep()) ?? 0) }
+  /// What `maintain` did to a collection.
+  public enum Maintenance: Sendable {
+    /// So many points had expired.
+    case deleted(Int)
+    case trained(TrainingNeed)
+    case failed(any Error)
   }
 
-  /// Sweeps until the task is cancelled.
-  public func sweepRegularly(every interval: Duration = .seconds(60)) async throws {
+  /// Deletes what has expired in all open collections, and trains those that it would help. One that fails does not keep
+  /// the others.
+  @discardableResult
+  public func maintain() -> [(collection: String, done: Maintenance)] {
+    let all = opened.withLock { $0.collections.sorted { $0.key < $1.key } }
+    return all.flatMap { name, collection in
+      var done: [(String, Maintenance)] = []
+      do {
+        let deleted = try collection.sweep()
+        if deleted > 0 { done.append((name, .deleted(deleted))) }
+        if let need = try collection.trainIfNeeded() { done.append((name, .trained(need))) }
+      } catch {
+        done.append((name, .failed(error)))
+      }
+      return done
+    }
+  }
+
+  /// Maintains until the task is cancelled; `report` gets what was done.
+  public func maintainRegularly(
+    every interval: Duration = .seconds(60), report: @Sendable (String, Maintenance) -> Void
+  ) async throws {
     while true {
       try await Task.sleep(for: interval)
-      // It waits for a disk, which Swift's own threads must not.
-      await withCheckedContinuation { done in
-        DispatchQueue.global(qos: .utility).async {
-          self.sweep()
-          done.resume()
-        }
-      }
+      for (name, done) in try await Self.blocking({ self.maintain() }) { report(name, done) }
     }
   }
 

@@ -83,4 +83,17 @@ public struct TenantStats: Sendable, Codable, Equatable {
   public var held: Int
   /// Points that it may see, by its groups too.
   public var visible: Int
+  /// For an administrator: they depend on how others' vectors are clustered, and on how busy the machine is.
+  public var searches: SearchCounts?
+}
+
+/// What a tenant's searches have cost since the collection was opened.
+public struct SearchCounts: Sendable, Codable, Equatable {
+  public var count = 0
+  /// Vectors whose distance was computed.
+  public var scanned = 0
+  /// Microseconds of time that passed, payloads included.
+  public var microseconds = 0
+
+  public init() {}
 }

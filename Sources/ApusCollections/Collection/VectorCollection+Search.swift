@@ -112,12 +112,20 @@ extension VectorCollection {
   public func search(_ query: Query, as principal: Principal) throws -> [Hit] {
     try check(query)
     guard let caller = try active(principal) else { return [] }
+    let start = ContinuousClock.now
+    var scanned = 0
+    defer {
+      let time = start.duration(to: .now)
+      searchCounts.withLock {
+        $0[caller.id, default: SearchCounts()].add(scanned: scanned, time: time)
+      }
+    }
     // A vector whose point is not in the catalogue yet: its writer is about to end.
     for _ in 0..<3 {
-      if let hits = try attempt(query, caller) { return hits }
+      if let hits = try attempt(query, caller, scanned: &scanned) { return hits }
       try catalogue.pool.write { _ in }
     }
-    return try attempt(query, caller, acceptsGaps: true) ?? []
+    return try attempt(query, caller, scanned: &scanned, acceptsGaps: true) ?? []
   }
 
   private func check(_ query: Query) throws {
@@ -142,7 +150,9 @@ extension VectorCollection {
   }
 
   /// Nil when a point was missing that others than `acceptsGaps` must not do without.
-  private func attempt(_ query: Query, _ caller: Tenant, acceptsGaps: Bool = false) throws -> [Hit]? {
+  private func attempt(
+    _ query: Query, _ caller: Tenant, scanned: inout Int, acceptsGaps: Bool = false
+  ) throws -> [Hit]? {
     let filter = query.access.map(resolve)
     let k = query.options.k
     var visible: [VectorID]?
@@ -156,9 +166,10 @@ extension VectorCollection {
         var options = query.options
         options.k = max(k, query.mode == .hybrid ? Self.fusionDepth : Self.leastDepth)
         options.exactThreshold = max(options.exactThreshold, Self.scannedAtMost)
-        near = try store.index.search(
-          query.vector!, as: caller.id, filter: filter, among: among, options: options
-        ).neighbours
+        let found = try store.index.search(
+          query.vector!, as: caller.id, filter: filter, among: among, options: options)
+        near = found.neighbours
+        scanned += found.scanned
       }
       var ranked: [(id: VectorID, score: Double)]
       switch query.mode {
@@ -177,5 +188,13 @@ extension VectorCollection {
         points[id].map { Hit(point: self.visible($0), distance: distances[id], score: score) }
       }
     }
+  }
+}
+
+extension SearchCounts {
+  fileprivate mutating func add(scanned: Int, time: Duration) {
+    count += 1
+    self.scanned += scanned
+    microseconds += Int(time / .microseconds(1))
   }
 }

@@ -46,7 +46,8 @@ extension VectorCollection {
     }
     return TenantStats(
       tenant: name, state: tenant.state, quota: tenant.quota, groups: groups.sorted(), owned: owned,
-      held: store.index.count(of: tenant.id), visible: store.index.ids(of: tenant.id).count)
+      held: store.index.count(of: tenant.id), visible: store.index.ids(of: tenant.id).count,
+      searches: principal.isAdmin ? searchCounts.withLock { $0[tenant.id] } ?? SearchCounts() : nil)
   }
 
   /// All tenants' names, for an administrator.

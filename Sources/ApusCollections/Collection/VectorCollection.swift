@@ -24,8 +24,11 @@ public final class VectorCollection: Sendable {
   let cursorKey: SymmetricKey
   /// Seconds since 1970.
   let now: @Sendable () -> Int
+  let searchCounts = Mutex<[TenantID: SearchCounts]>([:])
   /// Why nothing more can be written.
   private let failure = Mutex<String?>(nil)
+  /// Vectors ever stored, those that are gone included, when the need of training was last looked at.
+  private let lookedAt = Mutex<Int?>(nil)
 
   public static let systemClock: @Sendable () -> Int = { Int(Date().timeIntervalSince1970) }
 
@@ -221,7 +224,28 @@ public final class VectorCollection: Sendable {
   ) throws {
     try principal.requireAdmin("train a collection")
     try store.train(progress: progress)
-    if let targetRecall { try store.tune(target: targetRecall) }
+    if let targetRecall { try store.tune(targets: [targetRecall]) }
+  }
+
+  /// The recall that searches are tuned for where nobody has said another.
+  private static let usualRecall = 0.95
+  /// The collection is looked at again after so many new vectors.
+  private static let vectorsBetweenLooks = 1000
+
+  /// Trains the clustering tree if it would help, and tunes as before; says why it did. Readers and writers go on.
+  public func trainIfNeeded() throws -> TrainingNeed? {
+    let stats = store.index.stats
+    let isDue = lookedAt.withLock { last in
+      let stored = stats.vectors + stats.deleted
+      guard last.map({ abs(stored - $0) >= Self.vectorsBetweenLooks }) ?? true else { return false }
+      last = stored
+      return true
+    }
+    guard isDue, let need = store.index.trainingNeed() else { return nil }
+    try store.train()
+    let targets = store.index.tunedTargets
+    try store.tune(targets: targets.isEmpty ? [Self.usualRecall] : targets)
+    return need
   }
 
   /// Writes the state of both sides and forgets the log before it.

@@ -89,7 +89,7 @@ nonisolated enum WireMetric: SwiftProtobuf.Enum, Swift.CaseIterable {
 nonisolated enum WireQuantizer: SwiftProtobuf.Enum, Swift.CaseIterable {
   typealias RawValue = Int
 
-  /// sq8
+  /// rabitq
   case unspecified // = 0
   case none // = 1
   case sq8 // = 2

@@ -52,6 +52,8 @@ public final class GGUFFile: TensorSource {
   public let tensors: [GGUFTensor]
   /// The metadata keys in the order of the file.
   public let keys: [String]
+  /// Where keys and values lie in the file.
+  let metadataRange: Range<Int>
 
   private let entries: [String: GGUFEntry]
   private let tensorIndex: [String: Int]
@@ -70,7 +72,9 @@ public final class GGUFFile: TensorSource {
     let (version, tensorCount, keyCount) = try Self.readHeader(&reader)
     self.version = version
     var nameBytes = 0
+    let metadataStart = reader.offset
     (keys, entries) = try Self.readMetadata(&reader, count: keyCount, nameBytes: &nameBytes)
+    metadataRange = metadataStart..<reader.offset
     alignment = try Self.readAlignment(entries, file)
     let infos = try Self.readTensorInfos(&reader, count: tensorCount, nameBytes: &nameBytes)
     // The data starts at the next multiple of the alignment. A file without tensors may end before that.

@@ -6,6 +6,8 @@ public struct ModelFileError: Error, Sendable, Equatable, CustomStringConvertibl
   public enum Kind: String, Sendable, Equatable, CaseIterable {
     /// The file cannot be opened, mapped or read.
     case unreadable
+    /// The disk does not take the file.
+    case unwritable
     /// The file ends before what it announces.
     case truncated
     /// The bytes contradict the format.

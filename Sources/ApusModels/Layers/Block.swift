@@ -58,8 +58,12 @@ public struct Block: BlockConfig {
     }
 
     func callAsFunction(_ x: Tensor, _ c: Scope) {
-      first(x, c) { input, output in attention(input, into: output, c) }
-      second(x, c) { input, output in feedForward(input, into: output, c) }
+      c.sequencePieces { rows, c in
+        first(x.rows(rows), c) { input, output in attention(input, into: output, c) }
+      }
+      c.pieces(of: x.rows) { rows in
+        second(x.rows(rows), c) { input, output in feedForward(input, into: output, c) }
+      }
     }
   }
 }

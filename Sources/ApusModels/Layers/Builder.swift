@@ -102,6 +102,40 @@ public struct Parameters: Sendable {
     }
   }
 
+  private init(_ specs: [ParameterSpec], _ values: [Value]) { (self.specs, self.values) = (specs, values) }
+
+  /// The same with what `change` makes of each matrix.
+  public func mapMatrices(_ change: (ParameterSpec, any Weight) throws -> any Weight) rethrows -> Parameters {
+    try map { spec, value in
+      if case .matrix(let weight) = value { .matrix(try change(spec, weight)) } else { value }
+    }
+  }
+
+  /// The same with what `change` makes of each vector.
+  public func mapVectors(_ change: (ParameterSpec, Tensor) throws -> Tensor) rethrows -> Parameters {
+    try map { spec, value in
+      if case .vector(let tensor) = value { .vector(try change(spec, tensor)) } else { value }
+    }
+  }
+
+  private func map(_ change: (ParameterSpec, Value) throws -> Value) rethrows -> Parameters {
+    Parameters(specs, try zip(specs, values).map { try change($0, $1) })
+  }
+
+  private func value(_ path: String) -> Value {
+    specs.firstIndex { $0.path == path }.map { values[$0] } ?? .absent
+  }
+
+  /// The vector at a path, `[1, n]` f32, if the model has one there.
+  public func vector(_ path: String) -> Tensor? {
+    if case .vector(let t) = value(path) { t } else { nil }
+  }
+
+  /// The matrix at a path, if the model has one there.
+  public func matrix(_ path: String) -> (any Weight)? {
+    if case .matrix(let w) = value(path) { w } else { nil }
+  }
+
   subscript(_ p: MatrixParameter) -> (any Weight)? {
     guard case .matrix(let w) = values[p.index] else { return nil }
     return w

@@ -38,12 +38,38 @@ public struct Batch: Sendable {
     for position in firstPosition..<firstPosition + count { positions.append(Int32(position)) }
   }
 
+  /// Some of the sequences, as a batch of their rows alone.
+  func piece(_ range: Range<Int>) -> Batch {
+    let first = segments[range.lowerBound].rows.lowerBound
+    var piece = Batch()
+    piece.segments = segments[range].map { segment in
+      var segment = segment
+      segment.rows = segment.rows.lowerBound - first..<segment.rows.upperBound - first
+      return segment
+    }
+    piece.positions = Array(positions[first..<segments[range.upperBound - 1].rows.upperBound])
+    piece.positionBound = positionBound
+    return piece
+  }
+
   /// Empties the batch; its memory stays for the next one.
   public mutating func removeAll() {
     segments.removeAll(keepingCapacity: true)
     positions.removeAll(keepingCapacity: true)
     positionBound = 0
   }
+}
+
+/// How many of a pass's rows a layer works on at once. The results are the same to the bit: rows know nothing of each
+/// other but through attention, which gets whole sequences.
+public enum Execution: Sendable, Hashable {
+  /// All: what a layer needs in between is as large as the batch.
+  case whole
+  /// About so many: only the rows between layers are as large as the batch.
+  case streamed(rows: Int)
+
+  /// Rows of a piece that keep a product busy and fit into the caches.
+  public static let standardPiece = 128
 }
 
 /// How the past is kept: stores the keys and values of a layer and attends over them.
@@ -68,6 +94,7 @@ public struct Scope {
   public let positions: Tensor
   public let kv: any KVStore
   public let rotary: RotaryTables
+  public let execution: Execution
   let buffers: PassBuffers
 
   /// An uninitialised transient `[rows, columns]` f32.
@@ -75,6 +102,27 @@ public struct Scope {
 
   @inline(__always)
   public func temporaries<R>(_ body: () throws -> R) rethrows -> R { try device.temporaries(body) }
+
+  /// Calls `body` with pieces of the rows, in order.
+  func pieces(of rows: Int, _ body: (Range<Int>) -> Void) {
+    guard case .streamed(let size) = execution else { return body(0..<rows) }
+    for start in stride(from: 0, to: rows, by: size) { body(start..<min(start + size, rows)) }
+  }
+
+  /// Calls `body` with pieces of the rows that are whole sequences, in order, and with the scope that they are a batch of.
+  func sequencePieces(_ body: (Range<Int>, Scope) -> Void) {
+    guard case .streamed(let size) = execution else { return body(0..<batch.rows, self) }
+    var first = 0
+    for next in 1...batch.segments.count {
+      let rows = batch.segments[first].rows.lowerBound..<batch.segments[next - 1].rows.upperBound
+      if next < batch.segments.count && rows.count < size { continue }
+      let piece = Scope(
+        device: device, parameters: parameters, mode: mode, batch: batch.piece(first..<next),
+        positions: positions.columns(rows), kv: kv, rotary: rotary, execution: execution, buffers: buffers)
+      body(rows, piece)
+      first = next
+    }
+  }
 
   /// The value of a parameter that the module declared.
   public subscript(_ p: MatrixParameter) -> any Weight {

@@ -68,15 +68,18 @@ public struct TextEncoder: ModelConfig {
 
     func hidden(_ ids: Tensor, _ c: Scope) -> Tensor {
       let x = c.tensor(ids.columns, dim)
-      c[word].gather(ids, into: x, on: c.device)
-      c.temporaries {
-        let more = c.tensor(ids.columns, dim)
-        c[position].gather(c.positions, into: more, on: c.device)
-        c.device.add(x, more, into: x)
-        c[type].gather(c.device.integers([Int32](repeating: 0, count: ids.columns)), into: more, on: c.device)
-        c.device.add(x, more, into: x)
+      c.pieces(of: ids.columns) { rows in
+        let x = x.rows(rows)
+        c[word].gather(ids.columns(rows), into: x, on: c.device)
+        c.temporaries {
+          let more = c.tensor(rows.count, dim)
+          c[position].gather(c.positions.columns(rows), into: more, on: c.device)
+          c.device.add(x, more, into: x)
+          c[type].gather(c.device.integers([Int32](repeating: 0, count: rows.count)), into: more, on: c.device)
+          c.device.add(x, more, into: x)
+        }
+        norm(x, into: x, c)
       }
-      norm(x, into: x, c)
       for layer in layers { layer(x, c) }
       return x
     }

@@ -27,6 +27,9 @@ public struct LinearRun {
   public let x: Tensor
   public let activations: ActivationPrecision
   public private(set) var projections: [Projection]
+  /// Of factors that several matrices share; they lie in the arena above `mark`.
+  private var products: [(factor: DownFactor, out: Tensor)] = []
+  private let mark: Arena.Mark
 
   /// `projections` is empty memory to collect in.
   init(
@@ -36,13 +39,31 @@ public struct LinearRun {
     self.x = x
     self.activations = activations
     self.projections = projections
+    mark = device.arena.mark()
   }
 
   public mutating func append(_ projection: Projection) { projections.append(projection) }
 
+  /// `x · factorᵀ` `[rows, rank]`, computed once a run; valid until the run ends.
+  mutating func product(with factor: DownFactor) -> Tensor {
+    if let known = products.first(where: { $0.factor === factor }) { return known.out }
+    let out = device.arena.tensor(x.rows, factor.rank)
+    apply(factor.weight, bias: nil, to: x, into: out)
+    products.append((factor, out))
+    return out
+  }
+
+  /// Computes `out = input · Wᵀ + bias` at once.
+  func apply(_ weight: any Weight, bias: Tensor?, to input: Tensor, into out: Tensor) {
+    var run = LinearRun(input, activations: activations, on: device, collecting: [])
+    weight.project(bias: bias, into: out, &run)
+    _ = run.finish()
+  }
+
   /// Computes what was collected, and gives the memory back, empty.
   mutating func finish() -> [Projection] {
     if !projections.isEmpty { device.linear(x, projections, activations: activations) }
+    if !products.isEmpty { device.arena.release(mark) }
     var memory: [Projection] = []
     swap(&memory, &projections)
     memory.removeAll(keepingCapacity: true)

@@ -39,6 +39,20 @@ public final class LoadedModel: Sendable {
     self.fileBytes = fileBytes
   }
 
+  private init(_ other: LoadedModel, parameters: Parameters) {
+    name = other.name
+    architecture = other.architecture
+    config = other.config
+    module = other.module
+    self.parameters = parameters
+    tokenizer = other.tokenizer
+    chatTemplate = other.chatTemplate
+    fileBytes = other.fileBytes
+  }
+
+  /// The same model with other parameters of the same shapes.
+  public func with(parameters: Parameters) -> LoadedModel { LoadedModel(self, parameters: parameters) }
+
   /// Opens a `.gguf` file, or a folder with `config.json`, safetensors and `tokenizer.json`.
   /// - Parameters:
   ///   - name: for people; the file's name unless told.
@@ -99,6 +113,7 @@ public final class LoadedModel: Sendable {
     _ specs: [ParameterSpec], _ recipe: any Recipe.Type, _ source: some TensorSource, path: String
   ) throws -> Parameters {
     var used: Set<String> = []
+    var factors = LowRankFactorTensors(source, path: path)
     func find(_ spec: ParameterSpec) throws -> Tensor? {
       guard let fileName = recipe.fileName(of: spec.path) else {
         throw ModelFileError(
@@ -123,14 +138,18 @@ public final class LoadedModel: Sendable {
       return Tensor(raw)
     }
     let parameters = try Parameters(
-      specs, matrix: { try find($0).map { StoredWeight($0) } },
+      specs,
+      matrix: { spec in
+        if let weight = try factors.weight(spec) { return weight }
+        return try find(spec).map { StoredWeight($0) }
+      },
       vector: { spec in
         guard let t = try find(spec) else { return nil }
         return t.dtype == .f32 ? t : Tensor(1, t.columns, t.floatArray())
       })
     let ignored = ["position_ids", "pooler.dense.weight", "pooler.dense.bias"]
     if let extra = source.tensorNames.first(where: { name in
-      !used.contains(name) && !ignored.contains { name.hasSuffix($0) }
+      !used.contains(name) && !factors.used.contains(name) && !ignored.contains { name.hasSuffix($0) }
     }) {
       throw ModelFileError(
         kind: .unsupported, path: path, what: "tensor '\(extra)'",

@@ -13,10 +13,11 @@ public struct RunnerOptions: Sendable {
   public var maxBatchTokens: Int
   /// Bytes of keys and values that all sequences share in blocks; nil gives each sequence memory of its own.
   public var kvPoolBytes: Int?
+  public var execution: Execution
 
   public init(
     threads: Int? = nil, exact: Bool = false, contextLength: Int? = nil, maxSequences: Int = 1,
-    maxBatchTokens: Int = 512, kvPoolBytes: Int? = nil
+    maxBatchTokens: Int = 512, kvPoolBytes: Int? = nil, execution: Execution = .whole
   ) {
     self.threads = threads
     self.exact = exact
@@ -24,6 +25,7 @@ public struct RunnerOptions: Sendable {
     self.maxSequences = maxSequences
     self.maxBatchTokens = maxBatchTokens
     self.kvPoolBytes = kvPoolBytes
+    self.execution = execution
   }
 }
 
@@ -135,6 +137,9 @@ public final class ModelRunner {
     guard options.maxBatchTokens >= 1, options.maxSequences >= 1 else {
       throw RunnerError.badOption("maxBatchTokens and maxSequences must be at least 1")
     }
+    if case .streamed(let rows) = options.execution, rows < 1 {
+      throw RunnerError.badOption("pieces of \(rows) rows; at least 1 is needed")
+    }
     self.model = model
     self.options = options
     contextLength = options.contextLength ?? min(model.contextLength, 4096)
@@ -208,7 +213,10 @@ public final class ModelRunner {
     let batch = buffers.batch
     let outputs = buffers.outputs
     let mode: Mode = batch.segments.allSatisfy { $0.firstPosition == 0 } ? .prefill : .extend
-    let key = PlanKey(rows: batch.rows, outputs: outputs.count, segments: batch.segments.count)
+    // In pieces, the plan depends on how long each sequence is.
+    let key =
+      options.execution == .whole
+      ? PlanKey(rows: batch.rows, outputs: outputs.count, segments: batch.segments.count) : nil
     try reserve(key) { planner in run(tokens.tokens, outputs, batch, mode, kv, on: planner) { _ in } }
     let result = try run(tokens.tokens, outputs, batch, mode, kv, on: device) { try body(Logits(tensor: $0)) }
     for part in tokens.parts { lengths[part.sequence]! += part.count }
@@ -267,6 +275,23 @@ public final class ModelRunner {
     return results
   }
 
+  /// Bytes of transient memory that an encoder's pass over sequences of these lengths needs, to the byte.
+  public func plan(encoding lengths: [Int]) throws -> Int {
+    guard model.isEncoder else { throw RunnerError.notAnEncoder(model.name) }
+    var batch = Batch()
+    for (sequence, length) in lengths.enumerated() {
+      guard length > 0 else { throw RunnerError.emptyInput }
+      guard length <= model.contextLength else {
+        throw RunnerError.contextOverflow(tokens: length, contextLength: model.contextLength)
+      }
+      batch.append(sequence: sequence, rows: length, firstPosition: 0)
+    }
+    let planner = PlanningDevice(precision: precision)
+    let ids = [Int32](repeating: 0, count: batch.rows)
+    encode(ids, batch, TransientKVStore(), on: planner) { _ in }
+    return planner.arena.highWater
+  }
+
   private func check(_ ids: [Int32]) throws {
     guard !ids.isEmpty else { throw RunnerError.emptyInput }
     for id in ids where id < 0 || id >= model.vocabularySize {
@@ -288,7 +313,8 @@ public final class ModelRunner {
   private func scope(_ batch: Batch, _ mode: Mode, _ store: any KVStore, on device: any Device) -> Scope {
     Scope(
       device: device, parameters: model.parameters, mode: mode, batch: batch,
-      positions: device.integers(batch.positions), kv: store, rotary: rotary, buffers: buffers)
+      positions: device.integers(batch.positions), kv: store, rotary: rotary, execution: options.execution,
+      buffers: buffers)
   }
 
   private func run<R>(

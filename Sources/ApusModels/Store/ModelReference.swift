@@ -64,7 +64,7 @@ public enum ModelReference: Sendable, Equatable {
   }
 
   private static func isSafe(_ character: Character) -> Bool {
-    character.isASCII && (character.isLetter || character.isNumber || ".-_".contains(character))
+    character.isASCII && (character.isLetter || character.isNumber || ".-_@".contains(character))
   }
 
   /// Reads what a user wrote, without looking at the disk: `hf:` and `http(s)://` by their prefix, a path by a `/`, a
@@ -109,7 +109,7 @@ public enum ModelReference: Sendable, Equatable {
     } else if let model = Catalogue.model(text) {
       self = .catalogue(model)
     } else {
-      guard Self.isSafeName(text) else { throw failure("letters, digits, '.', '-' and '_' in a name") }
+      guard Self.isSafeName(text) else { throw failure("letters, digits, '.', '-', '_' and '@' in a name") }
       self = .stored(text)
     }
   }

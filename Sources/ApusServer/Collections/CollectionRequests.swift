@@ -39,7 +39,7 @@ extension RequestReader {
     return CollectionConfig(
       name: name,
       vectors: VectorConfig(
-        dim: dim, metric: try choice("metric", .cosine), quantizer: try choice("quantizer", .sq8)),
+        dim: dim, metric: try choice("metric", .cosine), quantizer: try choice("quantizer", .standard)),
       embeddingModel: model, indexedFields: try names("indexed_fields") ?? [])
   }
 
@@ -225,11 +225,18 @@ enum CollectionJSON {
   private static func number(_ value: Float) -> JinjaValue { .float(Double(value.description) ?? Double(value)) }
 
   static func stats(_ stats: TenantStats) -> JinjaValue {
-    [
+    var fields: JinjaMapping = [
       "tenant": .string(stats.tenant), "state": .string(stats.state.rawValue),
       "quota": stats.quota.map { .integer($0) } ?? .none, "groups": .list(stats.groups.map { .string($0) }),
       "owned": .integer(stats.owned), "held": .integer(stats.held), "visible": .integer(stats.visible),
     ]
+    if let searches = stats.searches {
+      fields["searches"] = [
+        "count": .integer(searches.count), "scanned": .integer(searches.scanned),
+        "microseconds": .integer(searches.microseconds),
+      ]
+    }
+    return .mapping(fields)
   }
 
   static func stats(_ stats: VectorStats) -> JinjaValue {

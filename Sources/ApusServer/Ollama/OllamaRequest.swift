@@ -90,6 +90,9 @@ struct OllamaRequest: Sendable {
     var tools: [JinjaValue] = []
     for (index, tool) in (try body.list("tools") ?? []).enumerated() {
       let reader = try RequestReader(tool, path: "tools.\(index)")
+      if let type = try reader.string("type"), type != "function" {
+        throw reader.invalid("type", .string(type), expected: "'function'")
+      }
       guard let function = reader.value("function") else {
         throw OpenAIError.missing(reader.path("function"), expected: "an object with name and parameters")
       }

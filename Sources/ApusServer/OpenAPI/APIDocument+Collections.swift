@@ -5,10 +5,12 @@ import ApusVectors
 // The routes of collections: vectors and texts of many tenants.
 extension APIDocument {
   private static let collection = APIOperation.Parameter.path("collection", "The collection's name.")
+  private static let noControls = "^[^\\u0000-\\u001f]*$"
+  private static let tenantName = Schema.string(length: 1...256, pattern: noControls)
   private static let point = APIOperation.Parameter.path("point", "The point's id; a slash in it is written %2F.")
-  private static let tenant = APIOperation.Parameter.path("tenant", "The tenant's or group's name.")
+  private static let tenant = APIOperation.Parameter.path("tenant", "The tenant's or group's name.", tenantName)
   private static let caller = APIOperation.Parameter.header(
-    "x-apus-tenant", .string(),
+    "x-apus-tenant", tenantName,
     "Who acts, where the server asks for no keys, or where the key is an administrator's; otherwise the key says it.")
   private static let ofPoint = [
     APIOperation.Parameter.query(
@@ -38,10 +40,15 @@ extension APIDocument {
       .optional(
         "metric", .string(oneOf: VectorMetric.allCases.map(\.rawValue)).defaulting(to: "cosine"),
         "l2 is the squared distance, ip the negative inner product."),
-      .optional("quantizer", .string(oneOf: VectorQuantizer.allCases.map(\.rawValue)).defaulting(to: "sq8")),
+      .optional(
+        "quantizer",
+        .string(oneOf: VectorQuantizer.allCases.map(\.rawValue)).defaulting(
+          to: .string(VectorQuantizer.standard.rawValue))),
       .optional(
         "indexed_fields",
-        .array(of: .string(pattern: "^[A-Za-z0-9_-]+(\\.[A-Za-z0-9_-]+)*$"), count: 0...CollectionConfig.maximumFields),
+        .array(
+          of: .string(pattern: "^[A-Za-z0-9_-]+(\\.[A-Za-z0-9_-]+)*$"), count: 0...CollectionConfig.maximumFields,
+          areUnique: true),
         "Paths in payloads, each once, that filters may name."),
     ]
     return [
@@ -99,9 +106,9 @@ extension APIDocument {
   // MARK: points
 
   private static let key = Schema.anyOf([
-    .string(length: 1...512), .integer(Int.min...Int.max),
+    .string(length: 1...512, pattern: noControls), .integer(Int.min...Int.max),
   ])
-  private static let names = Schema.array(of: .string(length: 1...256))
+  private static let names = Schema.array(of: tenantName)
   private static let vector = Schema.array(of: .number())
 
   private static var points: [APIOperation] {
@@ -281,6 +288,12 @@ extension APIDocument {
           .required("tenant", .string()), .required("state", .string(oneOf: TenantState.allCases.map(\.rawValue))),
           .nullable("quota", .integer()), .required("groups", .array(of: .string())), .required("owned", .integer()),
           .required("held", .integer()), .required("visible", .integer()),
+          .optional(
+            "searches",
+            .object([
+              .required("count", .integer()), .required("scanned", .integer(), "Vectors that were compared."),
+              .required("microseconds", .integer()),
+            ]), "Since the collection was opened; for an administrator."),
         ])
       ),
       formula("TenantFilter", [.object([.required("tenant", .string(), "Points that it was granted.")])]),

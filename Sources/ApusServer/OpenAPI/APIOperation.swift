@@ -31,8 +31,10 @@ struct APIOperation: Sendable {
     var schema: Schema
     var description: String
 
-    static func path(_ name: String, _ description: String) -> Parameter {
-      Parameter(name: name, place: "path", schema: .string(length: 1...Int.max), description: description)
+    static func path(
+      _ name: String, _ description: String, _ schema: Schema = .string(length: 1...Int.max)
+    ) -> Parameter {
+      Parameter(name: name, place: "path", schema: schema, description: description)
     }
 
     static func query(_ name: String, _ schema: Schema, _ description: String) -> Parameter {
@@ -119,7 +121,8 @@ struct APIOperation: Sendable {
     if !parameters.isEmpty { operation["parameters"] = .list(parameters.map(\.json)) }
     if let request {
       operation["requestBody"] = [
-        "required": true, "content": ["application/json": ["schema": request.json]],
+        // Where nothing must be said, nothing may be sent.
+        "required": .boolean(!request.fitsEmptyObject), "content": ["application/json": ["schema": request.json]],
       ]
     }
     var responses = JinjaMapping()

@@ -51,8 +51,9 @@ struct Schema: Sendable {
     return schema
   }
 
-  static func array(of items: Schema, count: ClosedRange<Int> = 0...Int.max) -> Schema {
+  static func array(of items: Schema, count: ClosedRange<Int> = 0...Int.max, areUnique: Bool = false) -> Schema {
     var schema = Schema(type: "array")
+    if areUnique { schema.fields["uniqueItems"] = true }
     schema.fields["items"] = items.json
     if count.lowerBound > 0 { schema.fields["minItems"] = .integer(count.lowerBound) }
     if count.upperBound < .max { schema.fields["maxItems"] = .integer(count.upperBound) }
@@ -85,6 +86,12 @@ struct Schema: Sendable {
 
   /// A schema of the document's components.
   static func ref(_ name: String) -> Schema { Schema(["$ref": .string("#/components/schemas/\(name)")]) }
+
+  /// Whether `{}` fits: an object of which no field must be there.
+  var fitsEmptyObject: Bool {
+    guard case .string("object")? = fields["type"] else { return false }
+    return fields["required"] == nil
+  }
 
   // MARK: changes
 

@@ -2,6 +2,8 @@
 struct CharacterEncoder: Sendable {
   var rules = GrammarRules()
   private var nonASCIIRule: Int?
+  private var escapesRule: Int?
+  private var setRules: [ScalarSet: Int] = [:]
 
   /// Characters that are written with an escape inside a JSON string: those that must be, and DEL, which may stand there
   /// but which nobody means to write.
@@ -42,12 +44,29 @@ struct CharacterEncoder: Sendable {
     var alternatives: [GrammarExpression] = []
     let plain = set.subtracting(Self.escaped)
     if !plain.isEmpty { alternatives.append(utf8(plain)) }
-    var escapes: [[UInt8]] = []
-    for range in Self.escaped.ranges {
-      for scalar in range where set.contains(scalar) { escapes.append(Self.escape(scalar)) }
+    let escapes = set.subtracting(plain)
+    if escapes == Self.escaped {
+      alternatives.append(.rule(allEscapes()))
+    } else if !escapes.isEmpty {
+      alternatives.append(.literals(escapes.ranges.flatMap { $0.map(Self.escape) }))
     }
-    if !escapes.isEmpty { alternatives.append(.literals(escapes)) }
     return alternatives.count == 1 ? alternatives[0] : .choice(alternatives)
+  }
+
+  /// The same, as a rule that equal sets share.
+  mutating func sharedJSON(_ set: ScalarSet) -> GrammarExpression {
+    if let known = setRules[set] { return .rule(known) }
+    let rule = rules.define("characters", json(set))
+    setRules[set] = rule
+    return .rule(rule)
+  }
+
+  /// Most sets have all of them or none.
+  private mutating func allEscapes() -> Int {
+    if let escapesRule { return escapesRule }
+    let rule = rules.define("escape", .literals(Self.escaped.ranges.flatMap { $0.map(Self.escape) }))
+    escapesRule = rule
+    return rule
   }
 
   /// The shortest escape of a character that needs one.

@@ -13,6 +13,8 @@ struct JSONSchemaCompiler {
   private(set) var syntax: JSONSyntax
   var references: JSONSchemaReferences
   private var referenceRules: [String: Int] = [:]
+  /// Rules of strings that have a pattern and no limits, by the pattern.
+  private var patternRules: [String: Int] = [:]
   private var pending: [Pending] = []
 
   init(_ schema: JinjaValue, options: JSONGrammarOptions) {
@@ -194,6 +196,9 @@ struct JSONSchemaCompiler {
         throw GrammarError(
           .malformed, path: path + "/pattern", seen: "a \(value.typeName)", expected: "a regular expression")
       }
+      if minimum == 0 && maximum == nil && schema["format"] == nil, let known = patternRules[source] {
+        return .rule(known)
+      }
       pattern = try RegularExpression(source, path: path + "/pattern").searched
     }
     if let value = schema["format"] {
@@ -216,6 +221,11 @@ struct JSONSchemaCompiler {
     guard let pattern else {
       if minimum == 0 && maximum == nil { return syntax.string() }
       return syntax.string(minimum: minimum, maximum: maximum)
+    }
+    if keyword == "pattern" && minimum == 0 && maximum == nil, case .string(let source)? = schema["pattern"] {
+      let rule = syntax.rules.define(path, syntax.string(pattern))
+      patternRules[source] = rule
+      return .rule(rule)
     }
     let isWithin = pattern.shortest >= minimum && (maximum.map { (pattern.longest ?? .max) <= $0 } ?? true)
     if isWithin { return syntax.string(pattern) }

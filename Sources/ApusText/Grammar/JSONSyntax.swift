@@ -116,11 +116,11 @@ struct JSONSyntax {
     let rest = GrammarExpression.rule(
       characters.rules.define(
         "rest-of-key",
-        .sequence([.repetition(characters.json(ScalarSet.all), minimum: 0, maximum: nil), .text("\"")])))
+        .sequence([.repetition(characters.sharedJSON(ScalarSet.all), minimum: 0, maximum: nil), .text("\"")])))
     let nodes = children.indices.map { _ in characters.rules.reserve("key") }
     for (node, branches) in children.enumerated() {
       let taken = ScalarSet(branches.keys.map { $0...$0 })
-      var alternatives: [GrammarExpression] = [.sequence([characters.json(taken.inverted), rest])]
+      var alternatives: [GrammarExpression] = [.sequence([characters.sharedJSON(taken.inverted), rest])]
       if !isName[node] { alternatives.append(.text("\"")) }
       for (scalar, child) in branches.sorted(by: { $0.key < $1.key }) {
         alternatives.append(.sequence([characters.json(ScalarSet([scalar...scalar])), .rule(nodes[child])]))

@@ -1,5 +1,5 @@
 /// A set of Unicode scalars, as sorted, disjoint ranges without surrogates.
-struct ScalarSet: Sendable, Equatable {
+struct ScalarSet: Sendable, Hashable {
   private(set) var ranges: [ClosedRange<UInt32>]
 
   static let all = ScalarSet([0...0x10FFFF])

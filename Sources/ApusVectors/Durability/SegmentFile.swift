@@ -87,10 +87,12 @@ public final class SegmentFile: Sendable {
       rebasing: mapped.bytes[section.offset..<section.offset + section.byteCount])
   }
 
-  /// Takes a section from resident memory that was copied and not written into.
-  func evict(_ name: String) throws(DurabilityError) {
+  /// Takes a section, or what follows its first bytes, from resident memory: it was copied and not written into.
+  func evict(_ name: String, after kept: Int = 0) throws(DurabilityError) {
     let section = try find(name)
-    mapped.evict(section.offset..<section.offset + section.byteCount)
+    let start = (section.offset + kept + SegmentFormat.pageBytes - 1) & -SegmentFormat.pageBytes
+    let end = section.offset + section.byteCount
+    if start < end { mapped.evict(start..<end) }
   }
 
   /// Reads a section from the file and checks each block; throws `damaged` naming section and block.

@@ -71,6 +71,10 @@ public struct SystemFileLayer: FileLayer {
     // Nothing is set aside for pages that could be written: a segment may be larger than the memory.
     let memory = mmap(nil, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, descriptor, 0)
     guard memory != MAP_FAILED else { throw failure("mmap of \(size) bytes", path) }
+    // Rows are read in no order: with small pages every other read would also miss the TLB. No kernel must give them.
+    #if canImport(Glibc)
+      madvise(memory, size, MADV_HUGEPAGE)
+    #endif
     return MappedBytes(
       UnsafeMutableRawBufferPointer(start: memory, count: size),
       evict: { madvise($0.baseAddress, $0.count, MADV_DONTNEED) },

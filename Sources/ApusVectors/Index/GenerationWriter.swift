@@ -272,22 +272,27 @@ final class GenerationWriter: @unchecked Sendable {
   }
 
   /// Queries by size class of the tenants that they are asked as.
-  func tuningQueries(perClass: Int, seed: UInt64) -> [Int: [PatienceTuning.Query]] {
+  ///
+  /// Half are vectors of the tenant itself and half vectors of anybody: a query from outside of a tenant's clusters needs
+  /// more patience than one from inside.
+  func tuningQueries(perClass: Int, seed: UInt64) -> [Int: [TuningQuery]] {
     var random = SplitMix64(state: seed)
     var byClass: [Int: [TenantID]] = [:]
     for tenant in tenants {
       let count = root(of: tenant).count
       if count > 0 { byClass[PatienceTable.sizeClass(Int(count)), default: []].append(tenant) }
     }
-    var queries: [Int: [PatienceTuning.Query]] = [:]
-    func query(_ slot: UInt32, _ tenant: TenantID) -> PatienceTuning.Query {
-      PatienceTuning.Query(vector: generation.vector(at: slot), id: generation.ids[slot], tenant: tenant)
+    var queries: [Int: [TuningQuery]] = [:]
+    func query(_ slot: UInt32, _ tenant: TenantID) -> TuningQuery {
+      TuningQuery(vector: generation.vector(at: slot), id: generation.ids[slot], tenant: tenant)
     }
     for (sizeClass, members) in byClass.sorted(by: { $0.key < $1.key }) {
       // Every tenant of the class in turn, from a random one on.
       var next = Int(random.next() % UInt64(members.count))
       var slots: [TenantID: [UInt32]] = [:]
-      for i in 0..<perClass {
+      // Each is compared with all that its tenant has.
+      let affordable = Self.tuningComparisons >> (sizeClass + 1)
+      for i in 0..<min(perClass, max(Self.fewestTuningQueries, affordable)) {
         let tenant = members[next]
         next = (next + 1) % members.count
         if i % 2 == 0 {
@@ -303,39 +308,50 @@ final class GenerationWriter: @unchecked Sendable {
     return queries
   }
 
+  private static let tuningComparisons = 1 << 25
+  private static let fewestTuningQueries = 400
+
   // MARK: another generation
 
-  /// A copy of all that lives over another clustering tree, in the order of its leaves; the same input gives the same
+  /// What is there now; no session may be open.
+  func snapshot() -> GenerationSnapshot {
+    let slots = (0..<slotCount).filter { isAlive($0) }
+    return GenerationSnapshot(
+      generation: generation, slots: slots, access: slots.map { access[$0] }, owners: owners,
+      tenants: Array(tenants), groups: tenants.map { groups.exists($0) ? groups[$0] : 0 })
+  }
+
+  /// A copy of all that lived over another clustering tree, in the order of its leaves; the same input gives the same
   /// slots and the same trees.
-  func rebuilt(over tree: ClusterTree) -> GenerationWriter {
-    let next = GenerationWriter(config: config, tree: tree, expecting: liveCount)
-    let encoding = generation.encoding
-    let live = (0..<slotCount).filter { isAlive($0) }
+  convenience init(config: VectorConfig, copying source: GenerationSnapshot, over tree: ClusterTree) {
+    self.init(config: config, tree: tree, expecting: source.slots.count)
+    let (old, encoding) = (source.generation, generation.encoding)
     let order = withUnsafeTemporaryAllocation(byteCount: encoding.codeRowBytes, alignment: 64) { row in
-      live.map { slot -> (path: UInt64, id: VectorID, slot: UInt32) in
-        let floats = generation.floats.row(slot).assumingMemoryBound(to: Float.self)
+      source.slots.indices.map { i -> (path: UInt64, id: VectorID, index: Int) in
+        let floats = old.floats.row(source.slots[i]).assumingMemoryBound(to: Float.self)
         encoding.encodeCodes(floats, to: row.baseAddress!)
-        return (tree.path(codeRow: row.baseAddress!, kernels: kernels), generation.ids[slot], slot)
+        return (tree.path(codeRow: row.baseAddress!, kernels: kernels), old.ids[source.slots[i]], i)
       }
     }.sorted { ($0.path, $0.id) < ($1.path, $1.id) }
     var members: [TenantID: [UInt32]] = [:]
-    for (_, id, slot) in order {
-      let new = next.insert(id, copying: generation.floats.row(slot), owner: owner(of: slot))
-      let tenants = forest.numbers(access[slot])
-      next.access[new] = next.forest.makeList(tenants)
-      next.grantCount += tenants.count
-      for tenant in tenants { members[tenant, default: []].append(new) }
+    for (_, id, i) in order {
+      let slot = source.slots[i]
+      let owner = source.owners[slot]
+      let new = insert(id, copying: old.floats.row(slot), owner: owner == .max ? nil : owner)
+      let granted = source.numbers(source.access[i])
+      access[new] = forest.makeList(granted)
+      grantCount += granted.count
+      for tenant in granted { members[tenant, default: []].append(new) }
     }
-    for tenant in tenants {
+    for (tenant, groups) in zip(source.tenants, source.groups) {
       if let slots = members[tenant] {
-        let root = next.forest.build(slots, cluster: 0, level: 0, paths: next.generation.paths)
-        next.roots.ensure(tenant)
-        next.roots[tenant] = TenantRoot(root: root, count: UInt32(slots.count)).word
+        let root = forest.build(slots, cluster: 0, level: 0, paths: generation.paths)
+        roots.ensure(tenant)
+        roots[tenant] = TenantRoot(root: root, count: UInt32(slots.count)).word
       }
-      next.setGroups(groups(of: tenant), of: tenant)
-      next.tenants.insert(tenant)
+      setGroups(source.numbers(groups), of: tenant)
+      tenants.insert(tenant)
     }
-    return next
   }
 
   // MARK: checks

@@ -19,23 +19,27 @@ public final class VectorIndex: Sendable {
   private let epochs = Epochs()
   /// The generation of readers, kept alive by `writer` until no reader is inside that saw it.
   private let current: Atomic<UInt>
-  private let writer: Mutex<WriterState>
+  let writer: Mutex<WriterState>
+  /// Held while a generation is copied; it is taken before `writer`.
+  private let rebuilding = Mutex(())
   /// One per place in `epochs`: whoever holds the place uses it.
   private let searches: Searches
   /// The tuning of readers, kept alive as `current` is: a lock would be taken by every query.
   private let tuning: Atomic<UInt>
 
   /// Immutable.
-  private final class Tuning: Sendable {
+  final class Tuning: Sendable {
     let table: PatienceTable
     init(_ table: PatienceTable) { self.table = table }
   }
 
-  private struct WriterState {
+  struct WriterState {
     var writer: GenerationWriter
     var tuning: Tuning
     /// Generations and tunings that readers may still be in.
     var retired: [(tag: UInt64, object: AnyObject)] = []
+    /// While a generation is copied.
+    var journal: ChangeJournal?
   }
 
   /// `@unchecked Sendable`: element `i` is used only by the thread that holds place `i`.
@@ -202,7 +206,7 @@ public final class VectorIndex: Sendable {
         state.writer.publish(epochs)
         release(&state)
       }
-      return try body(VectorWriter(state.writer))
+      return try body(VectorWriter(state.writer, journal: state.journal))
     }
   }
 
@@ -214,20 +218,74 @@ public final class VectorIndex: Sendable {
 
   // MARK: the clustering tree
 
-  /// Trains a clustering tree on a sample of what is stored and rebuilds all tenants' trees over it. Readers go
-  /// on; writers wait for the rebuilding only. Deleted vectors are gone afterwards and the rest lies in the order of the leaves.
+  /// Trains a clustering tree on a sample of what is stored and rebuilds all tenants' trees over it. Readers and writers
+  /// go on. Deleted vectors are gone afterwards and the rest lies in the order of the leaves.
   ///
   /// `progress` gets 0…1 and may throw to stop: then nothing has changed.
   public func train(
-    _ options: TrainingOptions = TrainingOptions(), sample limit: Int = 1 << 18,
+    _ options: TrainingOptions = TrainingOptions(), sample limit: Int = trainingSample,
     progress: (Double) throws -> Void = { _ in }
   ) throws {
     rebuild(over: try trainedTree(options, sample: limit, progress: progress))
   }
 
-  func rebuild(over tree: ClusterTree) {
-    writer.withLock { state in adopt(state.writer.rebuilt(over: tree), &state) }
+  /// Copies all that is alive, over `tree` or the same tree, and lets readers see the copy: as it was when `beginning`
+  /// called what it is given, and what has changed since.
+  func rebuild(over tree: ClusterTree?, beginning: (_ snapshot: () -> Void) throws -> Void) rethrows {
+    try rebuilding.withLock { _ in
+      let next = try copy(over: tree, beginning: beginning)
+      var round = 0
+      while let changes = catchUp(next, mustEnd: round == Self.catchUpRounds) {
+        Self.apply(changes, to: next)
+        round += 1
+      }
+    }
   }
+
+  func rebuild(over tree: ClusterTree?) { rebuild(over: tree) { $0() } }
+
+  private func copy(
+    over tree: ClusterTree?, beginning: (_ snapshot: () -> Void) throws -> Void
+  ) rethrows -> GenerationWriter {
+    let place = epochs.enter()
+    defer { epochs.leave(place) }
+    var source: GenerationSnapshot?
+    try beginning {
+      source = writer.withLock { state in
+        state.journal = ChangeJournal()
+        return state.writer.snapshot()
+      }
+    }
+    guard let source else { preconditionFailure("a rebuilding began without a snapshot") }
+    return GenerationWriter(config: config, copying: source, over: tree ?? source.generation.tree)
+  }
+
+  private static let catchUpRounds = 8
+  /// Writers wait while so many changes are repeated: a few milliseconds.
+  private static let catchUpAtOnce = 1000
+
+  /// Makes `next` the current generation, or takes the changes that it lacks while there are many.
+  private func catchUp(_ next: GenerationWriter, mustEnd: Bool) -> [Mutation]? {
+    writer.withLock { state in
+      let changes = state.journal?.changes ?? []
+      guard mustEnd || changes.count <= Self.catchUpAtOnce else {
+        state.journal?.changes = []
+        return changes
+      }
+      Self.apply(changes, to: next)
+      state.journal = nil
+      adopt(next, &state)
+      return nil
+    }
+  }
+
+  private static func apply(_ changes: [Mutation], to next: GenerationWriter) {
+    let writer = VectorWriter(next, journal: nil)
+    for change in changes { _ = apply(change, writer) }
+  }
+
+  /// Runs `body` while no generation is being copied.
+  func withoutRebuilding<R>(_ body: () throws -> R) rethrows -> R { try rebuilding.withLock { _ in try body() } }
 
   /// Trains as `train` does and returns the tree without using it. Writers wait only while the sample is copied.
   func trainedTree(
@@ -242,10 +300,8 @@ public final class VectorIndex: Sendable {
     }
   }
 
-  /// Rebuilds over the same clustering tree: gives the memory of deleted vectors back.
-  public func compact() {
-    writer.withLock { state in adopt(state.writer.rebuilt(over: state.writer.generation.tree), &state) }
-  }
+  /// Rebuilds over the same clustering tree: gives the memory of deleted vectors back. Readers and writers go on.
+  public func compact() { rebuild(over: nil) }
 
   private func adopt(_ next: GenerationWriter, _ state: inout WriterState) {
     next.publish(epochs)
@@ -258,37 +314,53 @@ public final class VectorIndex: Sendable {
 
   // MARK: tuning
 
-  /// Fits the patience of each size class of tenants so that recall at `options.k` reaches `target`, on queries made from
-  /// what is stored. Other targets keep what was found for them. Readers and writers go on.
+  /// Fits the patience of each size class of tenants so that recall at `options.k` reaches each of `targets`; the last is
+  /// what searches take that name none. Exact search is the truth, and queries are made from what is stored. Other targets
+  /// keep what was found for them. Readers and writers go on.
   ///
   /// `progress` gets 0…1 and may throw to stop: then nothing has changed.
   public func tune(
-    target: Double, options: SearchOptions = SearchOptions(), queriesPerClass: Int = 400, seed: UInt64 = 7,
+    targets: [Double], options: SearchOptions = SearchOptions(), queriesPerClass: Int = 2000, seed: UInt64 = 7,
     progress: (Double) throws -> Void = { _ in }
   ) throws {
     let table = try tuned(
-      target: target, options: options, queriesPerClass: queriesPerClass, seed: seed, progress: progress)
+      targets: targets, options: options, queriesPerClass: queriesPerClass, seed: seed, progress: progress)
     adopt(table)
   }
 
   /// What `tune` would set.
   func tuned(
-    target: Double, options: SearchOptions, queriesPerClass: Int, seed: UInt64, progress: (Double) throws -> Void
+    targets: [Double], options: SearchOptions, queriesPerClass: Int, seed: UInt64, progress: (Double) throws -> Void
   ) throws -> PatienceTable {
-    guard target > 0, target <= 1 else {
+    try options.validate()
+    for target in targets where !(target > 0 && target <= 1) {
       throw VectorError.parameter("target recall", seen: "\(target)", expected: "above 0, at most 1")
     }
     let byClass = writer.withLock { $0.writer.tuningQueries(perClass: queriesPerClass, seed: seed) }
-    let tuning = PatienceTuning(target: target, options: options) { query, options in
-      try self.search(query.vector, as: query.tenant, options: options).neighbours.map(\.id)
-    }
-    var classes: [Int: Int] = [:]
-    for (done, (sizeClass, queries)) in byClass.sorted(by: { $0.key < $1.key }).enumerated() {
-      try progress(Double(done) / Double(byClass.count))
-      classes[sizeClass] = try tuning.patience(queries)
+    let total = byClass.values.reduce(0) { $0 + $1.count }
+    var done = 0
+    let curves = try byClass.sorted { $0.key < $1.key }.map { sizeClass, queries in
+      var curve = RecallCurve()
+      for query in queries {
+        if done % 32 == 0 { try progress(Double(done) / Double(total)) }
+        curve.add(try recallTrace(query, options))
+        done += 1
+      }
+      return (sizeClass, curve)
     }
     try progress(1)
-    return PatienceTable(target: target, classes: classes)
+    return targets.reduce(PatienceTable()) { table, target in
+      let classes = Dictionary(uniqueKeysWithValues: curves.map { ($0, $1.patience(for: target)) })
+      return table.merged(with: PatienceTable(target: target, classes: classes))
+    }
+  }
+
+  func recallTrace(_ query: TuningQuery, _ options: SearchOptions) throws -> RecallTrace {
+    try read { generation, search in
+      try query.vector.withUnsafeBufferPointer { try search.prepare($0, encoding: generation.encoding) }
+      return search.recallTrace(
+        RightsView([query.tenant], in: generation), leavingOut: query.id, in: generation, options: options)
+    }
   }
 
   func adopt(_ table: PatienceTable) {
@@ -312,6 +384,9 @@ public final class VectorIndex: Sendable {
     read { _, _ in tuned(size, targetRecall) }
   }
 
+  /// The recalls that searches were tuned for, the latest last.
+  public var tunedTargets: [Double] { writer.withLock { $0.tuning.table.targets } }
+
   // MARK: state
 
   /// Checks all invariants; throws `VectorError.corrupt`. Writers wait.
@@ -333,6 +408,9 @@ public final class VectorIndex: Sendable {
     self.writer.withLock { $0.writer.publish(epochs) }
     adopt(table)
   }
+
+  /// Of the floats of an image, those that are used where they lie.
+  var adoptedFloatBytes: Int { writer.withLock { $0.writer.generation.floats.adoptedBytes } }
 
   public var memory: VectorMemory { writer.withLock { $0.writer.memory } }
 

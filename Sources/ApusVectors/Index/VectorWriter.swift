@@ -1,8 +1,12 @@
 /// Changes to an index, by the vectors' ids; of use only inside `VectorIndex.write`.
 public struct VectorWriter {
   private let writer: GenerationWriter
+  private let journal: ChangeJournal?
 
-  init(_ writer: GenerationWriter) { self.writer = writer }
+  init(_ writer: GenerationWriter, journal: ChangeJournal?) {
+    self.writer = writer
+    self.journal = journal
+  }
 
   private func slot(_ id: VectorID) throws -> UInt32 {
     guard let slot = writer.slot(of: id) else { throw VectorError.unknownVector(id) }
@@ -22,6 +26,9 @@ public struct VectorWriter {
   ) throws -> Bool {
     try owner.map(Self.check)
     for tenant in shareWith { try Self.check(tenant) }
+    try writer.generation.encoding.check(vector)
+    journal?.changes.append(
+      .upsert(id: id, vector: Array(vector), owner: owner, shareWith: Array(shareWith)))
     guard let old = writer.slot(of: id) else {
       let slot = try writer.insert(id, vector, owner: owner)
       if let owner { _ = writer.grant(slot, to: owner) }
@@ -29,7 +36,6 @@ public struct VectorWriter {
       return true
     }
     let (oldOwner, tenants) = (writer.owner(of: old), writer.tenants(of: old))
-    try writer.generation.encoding.check(vector)
     writer.delete(old)
     let slot = try writer.insert(id, vector, owner: oldOwner)
     for tenant in tenants { _ = writer.grant(slot, to: tenant) }
@@ -46,7 +52,9 @@ public struct VectorWriter {
   @discardableResult
   public func grant(_ id: VectorID, to tenant: TenantID) throws -> Bool {
     try Self.check(tenant)
-    return writer.grant(try slot(id), to: tenant)
+    let slot = try slot(id)
+    journal?.changes.append(.grant(id: id, tenant: tenant))
+    return writer.grant(slot, to: tenant)
   }
 
   /// The greatest number stands for nobody.
@@ -59,18 +67,30 @@ public struct VectorWriter {
   /// False when the tenant did not have it. Throws `unknownVector`.
   @discardableResult
   public func revoke(_ id: VectorID, from tenant: TenantID) throws -> Bool {
-    writer.revoke(try slot(id), from: tenant)
+    let slot = try slot(id)
+    journal?.changes.append(.revoke(id: id, tenant: tenant))
+    return writer.revoke(slot, from: tenant)
   }
 
   /// Takes the vector from everybody. Throws `unknownVector`.
-  public func delete(_ id: VectorID) throws { writer.delete(try slot(id)) }
+  public func delete(_ id: VectorID) throws {
+    let slot = try slot(id)
+    journal?.changes.append(.delete(id: id))
+    writer.delete(slot)
+  }
 
   /// Takes everything from the tenant, its groups included; the vectors stay. Returns how many it had.
   @discardableResult
-  public func dropTenant(_ tenant: TenantID) -> Int { writer.dropTenant(tenant) }
+  public func dropTenant(_ tenant: TenantID) -> Int {
+    journal?.changes.append(.dropTenant(tenant))
+    return writer.dropTenant(tenant)
+  }
 
   /// `tenant` also sees what `groups` were granted, and what their groups were.
-  public func setGroups(_ groups: [TenantID], of tenant: TenantID) { writer.setGroups(groups, of: tenant) }
+  public func setGroups(_ groups: [TenantID], of tenant: TenantID) {
+    journal?.changes.append(.setGroups(tenant: tenant, groups: groups))
+    writer.setGroups(groups, of: tenant)
+  }
 
   /// Who was granted a vector, ascending. Throws `unknownVector`.
   public func tenants(of id: VectorID) throws -> [TenantID] { writer.tenants(of: try slot(id)) }

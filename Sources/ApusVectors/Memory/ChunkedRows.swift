@@ -23,6 +23,8 @@ final class ChunkedRows: @unchecked Sendable {
   /// Chunks that are this object's to unmap; those of an adopted file belong to `owner`.
   private var mapped: [UnsafeMutableRawPointer] = []
   private let owner: AnyObject?
+  /// Of an adopted file, from its beginning, those that rows lie in.
+  private(set) var adoptedBytes = 0
   /// Bytes in chunks of its own.
   private(set) var ownBytes = 0
 
@@ -41,6 +43,7 @@ final class ChunkedRows: @unchecked Sendable {
     self.owner = owner
     directory = Self.makeDirectory()
     let whole = count >> shift
+    adoptedBytes = (whole << shift) * rowBytes
     for chunk in 0..<whole { directory[chunk] = bytes.baseAddress! + (chunk << shift) * rowBytes }
     let rest = count - whole << shift
     if rest > 0 {

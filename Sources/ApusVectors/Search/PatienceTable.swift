@@ -32,6 +32,9 @@ struct PatienceTable: Sendable {
 
   init(target: Double, classes: [Int: Int]) { tuned = [Tuned(target: target, classes: classes)] }
 
+  /// In the order in which they were tuned.
+  var targets: [Double] { tuned.map(\.target) }
+
   static func sizeClass(_ size: Int) -> Int {
     size < 1 ? 0 : min(greatestClass, Int.bitWidth - 1 - size.leadingZeroBitCount)
   }
@@ -94,51 +97,40 @@ struct PatienceTable: Sendable {
   }
 }
 
-/// Fits the patience of each size class of tenants so that recall reaches a target; exact search is the truth.
-///
-/// Queries are half vectors of the tenant itself and half vectors of anybody, each left out of its own answer: a query
-/// from outside of a tenant's clusters needs more patience than one from inside.
-struct PatienceTuning {
-  struct Query {
-    var vector: [Float]
-    var id: VectorID
-    var tenant: TenantID
+/// Recall by patience of the queries of one size class.
+struct RecallCurve {
+  /// Patience beyond this counts as this.
+  private static let greatestPatience = 1 << 14
+  /// Element p: what patience p finds more than p − 1.
+  private var gained: [Int] = [0]
+  private var wanted = 0
+
+  mutating func add(_ trace: RecallTrace) {
+    wanted += trace.wanted.count
+    var hits = 0
+    for step in trace.steps {
+      let patience = min(step.patience, Self.greatestPatience)
+      while gained.count <= patience { gained.append(0) }
+      gained[patience] += step.hits - hits
+      hits = step.hits
+    }
   }
 
-  var target: Double
-  var options: SearchOptions
-  var search: (Query, SearchOptions) throws -> [VectorID]
-
-  /// Steps of about a fifth.
-  static let ladder: [Int] = {
-    var steps = [1, 2, 3, 4, 5, 6, 7, 8]
-    while steps.last! < 1 << 14 { steps.append(steps.last! * 6 / 5) }
-    return steps
-  }()
-
-  /// The least patience whose recall reaches the target.
-  func patience(_ queries: [Query]) throws -> Int {
-    var exact = options
-    exact.exact = true
-    exact.k = options.k + 1
-    let truth = try queries.map { query in Set(try search(query, exact).filter { $0 != query.id }.prefix(options.k)) }
-    func reaches(_ patience: Int) throws -> Bool {
-      var asked = options
-      asked.k = options.k + 1
-      asked.patience = patience
-      var (hit, all) = (0, 0)
-      for (query, truth) in zip(queries, truth) {
-        hit += try search(query, asked).filter { $0 != query.id }.prefix(options.k).count { truth.contains($0) }
-        all += truth.count
-      }
-      return Double(hit) >= target * Double(all)
+  /// The least patience whose recall reaches the target, or else that of the greatest recall.
+  func patience(for target: Double) -> Int {
+    var (hits, best) = (0, (hits: -1, patience: 1))
+    for patience in 1..<max(2, gained.count) {
+      hits += patience < gained.count ? gained[patience] : 0
+      if Double(hits) >= target * Double(wanted) { return patience }
+      if hits > best.hits { best = (hits, patience) }
     }
-    // Recall grows with patience.
-    var (low, high) = (0, Self.ladder.count - 1)
-    while low < high {
-      let middle = (low + high) / 2
-      if try reaches(Self.ladder[middle]) { high = middle } else { low = middle + 1 }
-    }
-    return Self.ladder[low]
+    return best.patience
   }
+}
+
+/// A question that tuning asks: a stored vector, as a tenant that may or may not have it.
+struct TuningQuery {
+  var vector: [Float]
+  var id: VectorID
+  var tenant: TenantID
 }

@@ -12,7 +12,7 @@ public struct SearchOptions: Sendable, Equatable {
   public var targetRecall: Double?
   /// Subtracted from a node's score: this times the mean squared distance of its vectors (λ). 0 suits unit-norm text.
   public var varianceBoost: Float
-  /// Tenants of at most so many vectors are scanned.
+  /// Tenants of at most so many vectors are scanned in f32: codes first would cost them more than they spare.
   public var exactThreshold: Int
   /// With codes: candidates per result that are ranked again in f32.
   public var rerankFactor: Int
@@ -20,7 +20,7 @@ public struct SearchOptions: Sendable, Equatable {
   public var exact: Bool
 
   public init(
-    k: Int = 10, patience: Int? = nil, targetRecall: Double? = nil, varianceBoost: Float = 0, exactThreshold: Int = 0,
+    k: Int = 10, patience: Int? = nil, targetRecall: Double? = nil, varianceBoost: Float = 0, exactThreshold: Int = 96,
     rerankFactor: Int = 3, exact: Bool = false
   ) {
     self.k = k

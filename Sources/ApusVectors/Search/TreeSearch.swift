@@ -59,28 +59,47 @@ final class TreeSearch {
     self.among = among
     defer { self.among = nil }
     guard let filter else {
-      search(
-        view.roots, total: view.count, blocks: generation.blocks, in: generation, options: options,
-        patience: patience(among?.bound(view.count) ?? view.count))
+      var rule = Patience(patience(among?.bound(view.count) ?? view.count))
+      search(view.roots, total: view.count, blocks: generation.blocks, in: generation, options: options, until: &rule)
       return
     }
     filtered.reset()
     let bounded = AccessFilter.and([.or(view.tenants.map { .tenant($0) }), filter])
     var tree = FilteredTree(bounded, tenants: view.tenants, in: generation, capacity: capacity, slab: filtered)
     let root = tree.build(roots: view.allRoots)
-    search(
-      [root], total: tree.count, blocks: filtered.view, in: generation, options: options,
-      patience: patience(among?.bound(tree.count) ?? tree.count))
+    var rule = Patience(patience(among?.bound(tree.count) ?? tree.count))
+    search([root], total: tree.count, blocks: filtered.view, in: generation, options: options, until: &rule)
+  }
+
+  /// What searches of every patience find of the nearest, as if the vector `id` were not there.
+  func recallTrace(
+    _ view: RightsView, leavingOut id: VectorID, in generation: Generation, options: SearchOptions
+  ) -> RecallTrace {
+    among = VectorIDSet(CollectionOfOne(id), isComplement: true)
+    defer { among = nil }
+    func search(_ options: SearchOptions, until rule: inout some EndRule) {
+      self.search(
+        view.roots, total: view.count, blocks: generation.blocks, in: generation, options: options, until: &rule)
+    }
+    var (exact, endless) = (options, Patience(.max))
+    exact.exact = true
+    search(exact, until: &endless)
+    var trace = RecallTrace(wanted: Set(best.entries.map(ScoredNumber.number)))
+    search(options, until: &trace)
+    trace.finish(best)
+    return trace
   }
 
   /// The trees at `roots` lie in `blocks`; two may share vectors.
   private func search(
-    _ roots: [UInt32], total: Int, blocks: SlabView, in generation: Generation, options: SearchOptions, patience: Int
+    _ roots: [UInt32], total: Int, blocks: SlabView, in generation: Generation, options: SearchOptions,
+    until rule: inout some EndRule
   ) {
     (scanned, scoredNodes, lists) = (0, 0, 0)
     let shared = roots.count > 1
     let total = among?.bound(total) ?? total
-    if options.exact || total <= max(options.exactThreshold, options.k, among == nil ? 0 : Self.smallSet) {
+    let isSmallSet = among.map { !$0.isComplement && total <= Self.smallSet } ?? false
+    if options.exact || isSmallSet || total <= max(options.exactThreshold, options.k) {
       best.reset(capacity: options.k)
       for root in roots { scanAll(root, blocks: blocks, in: generation, shared: shared) }
       return
@@ -88,17 +107,17 @@ final class TreeSearch {
     if let rows = generation.codeRows, let bits = generation.bits {
       best.reset(capacity: options.k)
       scanBits(rows, bits, in: generation) { scan in
-        run(roots, blocks: blocks, in: generation, options: options, patience: patience) { scan($0, shared) }
+        run(roots, blocks: blocks, in: generation, options: options, until: &rule) { scan($0, shared) }
       }
     } else if let rows = generation.codeRows {
       best.reset(capacity: options.k * options.rerankFactor)
-      run(roots, blocks: blocks, in: generation, options: options, patience: patience) { [self] list in
+      run(roots, blocks: blocks, in: generation, options: options, until: &rule) { [self] list in
         scanCodes(list, rows: rows, generation: generation, shared: shared)
       }
       rerank(options.k, in: generation)
     } else {
       best.reset(capacity: options.k)
-      run(roots, blocks: blocks, in: generation, options: options, patience: patience) { [self] list in
+      run(roots, blocks: blocks, in: generation, options: options, until: &rule) { [self] list in
         scanFloats(list, generation: generation, shared: shared)
       }
     }
@@ -108,13 +127,12 @@ final class TreeSearch {
 
   /// Best-first; `scan` says whether a list improved the best, nil for one of which nothing was looked at.
   private func run(
-    _ roots: [UInt32], blocks: SlabView, in generation: Generation, options: SearchOptions, patience: Int,
-    _ scan: (IDBlock) -> Bool?
+    _ roots: [UInt32], blocks: SlabView, in generation: Generation, options: SearchOptions,
+    until rule: inout some EndRule, _ scan: (IDBlock) -> Bool?
   ) {
     frontier.removeAll()
     found.removeAll(keepingCapacity: true)
     for root in roots where root != 0 { discover(root, score: -.infinity) }
-    var misses = 0
     while let node = frontier.pop() {
       let handle = found[Int(ScoredNumber.number(node))]
       if handle & InnerBlock.tag != 0 {
@@ -123,12 +141,7 @@ final class TreeSearch {
       }
       lists += 1
       guard let improved = scan(IDBlock(blocks.address(handle))) else { continue }
-      if improved {
-        misses = 0
-      } else {
-        misses += 1
-        if misses >= patience { return }
-      }
+      if rule.ends(improved: improved, best: best) { return }
     }
   }
 

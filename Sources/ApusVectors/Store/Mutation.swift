@@ -16,6 +16,16 @@ public enum Mutation: Sendable, Equatable {
   case tuning([UInt8])
   /// Something that only the layer above understands; the index ignores it.
   case note([UInt8])
+  /// All of these or, after a crash, none; none of them is a batch.
+  case batch([Mutation])
+
+  /// Whether applying it copies all that is there.
+  var isRebuilding: Bool {
+    switch self {
+    case .adoptTree, .compact: true
+    default: false
+    }
+  }
 
   /// The kind in the log's record header.
   public var kind: UInt8 {
@@ -30,6 +40,7 @@ public enum Mutation: Sendable, Equatable {
     case .compact: 8
     case .tuning: 9
     case .note: 10
+    case .batch: 11
     }
   }
 
@@ -56,8 +67,20 @@ public enum Mutation: Sendable, Equatable {
       for group in groups { out.append(littleEndian: group) }
     case .adoptTree(let bytes), .tuning(let bytes), .note(let bytes): out = bytes
     case .compact: break
+    case .batch(let parts):
+      for part in parts {
+        let payload = part.payload
+        out.append(part.kind)
+        out.append(littleEndian: UInt32(payload.count))
+        out += payload
+      }
     }
     return out
+  }
+
+  /// Those of a batch, or this one.
+  var parts: [Mutation] {
+    if case .batch(let parts) = self { parts } else { [self] }
   }
 
   /// Reads what `payload` wrote; throws `VectorError.corrupt`.
@@ -86,6 +109,18 @@ public enum Mutation: Sendable, Equatable {
     case 8: self = .compact
     case 9: self = .tuning(Array(try reader.take(reader.remaining)))
     case 10: self = .note(Array(try reader.take(reader.remaining)))
+    case 11:
+      var parts: [Mutation] = []
+      while reader.remaining > 0 {
+        let kind = try reader.next(UInt8.self)
+        guard kind != 11 else { throw VectorError.corrupt("a batch within a batch") }
+        let length = Int(try reader.next(UInt32.self))
+        guard length <= reader.remaining else {
+          throw VectorError.corrupt("a part of \(length) bytes in \(reader.remaining) bytes of a batch")
+        }
+        parts.append(try Mutation(kind: kind, payload: try reader.take(length)))
+      }
+      self = .batch(parts)
     default: throw VectorError.corrupt("a log record of the unknown kind \(kind)")
     }
     guard reader.remaining == 0 else {

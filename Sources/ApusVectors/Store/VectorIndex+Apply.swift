@@ -15,6 +15,7 @@ extension VectorIndex {
       guard tree.dim == config.dim else { throw VectorError.dimension(seen: tree.dim, expected: config.dim) }
     case .tuning(let bytes): _ = try bytes.withUnsafeBytes { try PatienceTable(decoding: $0) }
     case .dropTenant, .setGroups, .compact, .note: break
+    case .batch(let parts): for part in parts { try check(part) }
     }
   }
 
@@ -29,7 +30,7 @@ extension VectorIndex {
       changed += write { writer in session.count { Self.apply($0, writer) } }
       session.removeAll(keepingCapacity: true)
     }
-    for mutation in mutations {
+    for mutation in mutations.lazy.flatMap(\.parts) {
       switch mutation {
       case .adoptTree(let bytes):
         flush()
@@ -54,7 +55,7 @@ extension VectorIndex {
     return changed
   }
 
-  private static func apply(_ mutation: Mutation, _ writer: VectorWriter) -> Bool {
+  static func apply(_ mutation: Mutation, _ writer: VectorWriter) -> Bool {
     do {
       switch mutation {
       case .upsert(let id, let vector, let owner, let shareWith):
@@ -69,7 +70,7 @@ extension VectorIndex {
       case .setGroups(let tenant, let groups):
         writer.setGroups(groups, of: tenant)
         return true
-      case .adoptTree, .compact, .tuning, .note: return false
+      case .adoptTree, .compact, .tuning, .note, .batch: return false
       }
     } catch { return false }
   }

@@ -9,7 +9,8 @@ import Synchronization
 /// let found = try store.index.search(v, as: 8)
 /// ```
 ///
-/// Each mutation is atomic; a crash within a commit may leave a beginning of it.
+/// A commit is atomic: after a crash all of it is there or nothing. One that trains or compacts is several: what stands
+/// before it, itself, and what follows.
 public final class VectorStore: Sendable {
   public let index: VectorIndex
   private let directory: StoreDirectory
@@ -68,11 +69,15 @@ public final class VectorStore: Sendable {
       where section != .floats && section != .slab && segment.contains(section.rawValue) {
         try segment.evict(section.rawValue)
       }
+      if segment.contains(ImageSection.floats.rawValue) {
+        try segment.evict(ImageSection.floats.rawValue, after: index!.adoptedFloatBytes)
+      }
     } apply: { seq, type, payload in
-      let mutation = try payload.withUnsafeBytes { try Mutation(kind: type, payload: $0) }
-      try replayed(seq, mutation)
-      batch.append(mutation)
-      if batch.count == 8192 {
+      for part in try payload.withUnsafeBytes({ try Mutation(kind: type, payload: $0) }).parts {
+        try replayed(seq, part)
+        batch.append(part)
+      }
+      if batch.count >= 8192 {
         index!.apply(batch)
         batch.removeAll(keepingCapacity: true)
       }
@@ -94,25 +99,38 @@ public final class VectorStore: Sendable {
   /// changed; or `DurabilityError` when the disk refuses: what was not acknowledged may be there or not.
   @discardableResult
   public func commit(_ mutations: [Mutation]) throws -> (sequence: UInt64, changed: Int) {
+    let mutations = mutations.flatMap(\.parts)
     guard !mutations.isEmpty else { return (lastSequence, 0) }
+    // The copy is made without the lock that writers take.
+    if let first = mutations.firstIndex(where: \.isRebuilding) {
+      let before = try commit(Array(mutations[..<first]))
+      try rebuild(mutations[first])
+      let after = try commit(Array(mutations[(first + 1)...]))
+      return (lastSequence, before.changed + 1 + after.changed)
+    }
     let (sequence, changed) = try order.withLock { _ -> (UInt64, Int) in
       try check(mutations)
-      var logged = 0
-      var sequence: UInt64 = 0
-      do {
-        for mutation in mutations {
-          sequence = try directory.log.append(type: mutation.kind, payload: mutation.payload)
-          logged += 1
-        }
-      } catch {
-        // Memory follows the log, whatever happens.
-        index.apply(mutations[..<logged])
-        throw error
-      }
+      let record = mutations.count == 1 ? mutations[0] : .batch(mutations)
+      let sequence = try directory.log.append(type: record.kind, payload: record.payload)
       return (sequence, index.apply(mutations))
     }
     try directory.log.waitDurable(sequence)
     return (sequence, changed)
+  }
+
+  /// Readers and writers go on; the state afterwards is as if they had waited.
+  private func rebuild(_ mutation: Mutation) throws {
+    try index.check(mutation)
+    var tree: ClusterTree?
+    if case .adoptTree(let bytes) = mutation { tree = try bytes.withUnsafeBytes { try ClusterTree(decoding: $0) } }
+    var sequence: UInt64 = 0
+    try index.rebuild(over: tree) { snapshot in
+      try order.withLock { _ in
+        sequence = try directory.log.append(type: mutation.kind, payload: mutation.payload)
+        snapshot()
+      }
+    }
+    try directory.log.waitDurable(sequence)
   }
 
   /// As if the mutations came one after another.
@@ -138,20 +156,20 @@ public final class VectorStore: Sendable {
   /// Trains a clustering tree on a sample and moves everything over it; the tree enters the log as what it is, so that a
   /// replica need not train. `progress` gets 0…1 and may throw to stop: then nothing has changed.
   public func train(
-    _ options: TrainingOptions = TrainingOptions(), sample: Int = 1 << 18,
+    _ options: TrainingOptions = TrainingOptions(), sample: Int = VectorIndex.trainingSample,
     progress: (Double) throws -> Void = { _ in }
   ) throws {
     let tree = try index.trainedTree(options, sample: sample, progress: progress)
     try commit([.adoptTree(tree.encoded())])
   }
 
-  /// Fits patience to a recall (`VectorIndex.tune`) and keeps it.
+  /// Fits patience to recalls (`VectorIndex.tune`) and keeps it.
   public func tune(
-    target: Double, options: SearchOptions = SearchOptions(), queriesPerClass: Int = 400, seed: UInt64 = 7,
+    targets: [Double], options: SearchOptions = SearchOptions(), queriesPerClass: Int = 2000, seed: UInt64 = 7,
     progress: (Double) throws -> Void = { _ in }
   ) throws {
     let table = try index.tuned(
-      target: target, options: options, queriesPerClass: queriesPerClass, seed: seed, progress: progress)
+      targets: targets, options: options, queriesPerClass: queriesPerClass, seed: seed, progress: progress)
     try commit([.tuning(table.encoded())])
   }
 
@@ -161,11 +179,14 @@ public final class VectorStore: Sendable {
   /// Writes the state as it is and forgets the log before it. With `erasing` nothing of the state before stays on disk, and
   /// nothing to fall back to.
   public func checkpoint(erasing: Bool = false) throws {
-    try order.withLock { _ in
-      let last = directory.log.lastSeq
-      try directory.checkpoint(through: last, keepsPrevious: !erasing) { writer in
-        try index.writeImage(
-          section: { try writer.begin($0.rawValue) }, bytes: { try writer.write($0.bytes) })
+    // What is being copied is in the log already and not yet in memory.
+    try index.withoutRebuilding {
+      try order.withLock { _ in
+        let last = directory.log.lastSeq
+        try directory.checkpoint(through: last, keepsPrevious: !erasing) { writer in
+          try index.writeImage(
+            section: { try writer.begin($0.rawValue) }, bytes: { try writer.write($0.bytes) })
+        }
       }
     }
   }

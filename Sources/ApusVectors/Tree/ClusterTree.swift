@@ -61,13 +61,7 @@ final class ClusterTree: @unchecked Sendable {
   /// The path of the vector whose code row is at `row`: the nearest centroid at every level, the first among equals.
   /// O(depth · branching · dim).
   func path(codeRow row: UnsafeRawPointer, kernels: KernelTable) -> UInt64 {
-    let count = CodeLayout.codes(dim: dim)
-    let codes = (row + CodeLayout.codesOffset).assumingMemoryBound(to: Int8.self)
-    var sum: Int32 = 0
-    for i in 0..<count { sum &+= Int32(codes[i]) }
-    // ‖c‖² − 2·x·c orders centroids as their distance to x does.
-    let query = CodeQuery(
-      codes: codes, count: count, sum: sum, factor: -2 * row.loadUnaligned(as: Float.self), offsetFactor: 1)
+    let query = query(codeRow: row)
     var path: UInt64 = 0
     var node = 0
     var level = 0
@@ -86,6 +80,35 @@ final class ClusterTree: @unchecked Sendable {
       level += 1
     }
     return path
+  }
+
+  /// ‖c‖² − 2·x·c orders centroids c as their distance to x does.
+  private func query(codeRow row: UnsafeRawPointer) -> CodeQuery {
+    let count = CodeLayout.codes(dim: dim)
+    let codes = (row + CodeLayout.codesOffset).assumingMemoryBound(to: Int8.self)
+    var sum: Int32 = 0
+    for i in 0..<count { sum &+= Int32(codes[i]) }
+    return CodeQuery(
+      codes: codes, count: count, sum: sum, factor: -2 * row.loadUnaligned(as: Float.self), offsetFactor: 1)
+  }
+
+  /// The leaf that a path leads to.
+  func leaf(of path: UInt64) -> UInt32 {
+    var (node, level) = (UInt32(0), 0)
+    while !isLeaf(node) {
+      node = firstChild[Int(node)] + UInt32(Self.digit(path, level))
+      level += 1
+    }
+    return node
+  }
+
+  /// Of the vector whose code row is at `row`, to a node's centroid.
+  func squaredDistance(codeRow row: UnsafeRawPointer, to node: UInt32, kernels: KernelTable) -> Float {
+    let square = row.loadUnaligned(fromByteOffset: 4, as: Float.self)
+    return withUnsafeTemporaryAllocation(of: Float.self, capacity: 1) { score in
+      withUnsafePointer(to: node) { kernels.codeScores(query(codeRow: row), centroidRows, $0, 1, score.baseAddress!) }
+      return max(0, score[0] + square)
+    }
   }
 
   /// Checks what the rest of the room relies on; throws `VectorError.corrupt`.

@@ -164,7 +164,7 @@ private let text: [Int32] = Array("The quick brown fox jumps over the lazy dog, 
     #expect(ALiBi.slopes(heads: 12).prefix(8) == ALiBi.slopes(heads: 8)[...])
   }
 
-  @Test func anEncoderGivesTheSameRowsWhateverTheBatch() throws {
+  private func tinyEncoder() -> TextEncoder {
     var config = TextEncoder()
     config.dim = 64
     config.vocabulary = 256
@@ -177,7 +177,108 @@ private let text: [Int32] = Array("The quick brown fox jumps over the lazy dog, 
         attention: attention,
         feedForward: FeedForward(hidden: 96, activation: .geluErf, gated: false, bias: true),
         residual: PostNorm()), count: 2)
-    let model = try randomModel(config, seed: 11)
+    return config
+  }
+
+  /// Every matrix of a layer as factors of `rank`, queries, keys and values through one.
+  private func lowRank(_ model: LoadedModel, rank: Int, seed: UInt64) -> LoadedModel {
+    var random = SeededNumbers(state: seed)
+    var downs: [String: DownFactor] = [:]
+    func matrix(_ rows: Int, _ columns: Int) -> StoredWeight {
+      let scale = 1 / Float(columns).squareRoot()
+      return StoredWeight(
+        Tensor(rows, columns, (0..<rows * columns).map { _ in Float.random(in: -scale...scale, using: &random) }))
+    }
+    return model.with(
+      parameters: model.parameters.mapMatrices { spec, weight in
+        guard spec.path.hasPrefix("layers.") else { return weight }
+        let isShared = ["query", "key", "value"].contains { spec.path.contains(".\($0).") }
+        let name = isShared ? LowRankNames.sharedDown(spec.path) : spec.path
+        let known = downs[name]
+        let down = known ?? DownFactor(matrix(rank, spec.columns))
+        downs[name] = down
+        return LowRankWeight(down: down, up: matrix(spec.rows, rank), countsDown: known == nil)
+      })
+  }
+
+  @Test(arguments: [1, 7, 31, 33, 64])
+  func aLowRankMatrixIsTheProductOfItsFactors(rank: Int) throws {
+    let model = try randomModel(tinyEncoder(), seed: 21)
+    let small = lowRank(model, rank: rank, seed: UInt64(rank))
+    var isSeen = false
+    let whole = small.with(
+      parameters: small.parameters.mapMatrices { spec, weight in
+        guard let weight = weight as? LowRankWeight, let up = weight.up as? StoredWeight,
+          let down = weight.down.weight as? StoredWeight
+        else { return weight }
+        isSeen = true
+        let (u, d) = (up.tensor.floatArray().map(Double.init), down.tensor.floatArray().map(Double.init))
+        let product = (0..<spec.rows * spec.columns).map { i in
+          let (row, column) = (i / spec.columns, i % spec.columns)
+          return Float((0..<rank).reduce(0.0) { $0 + u[row * rank + $1] * d[$1 * spec.columns + column] })
+        }
+        return StoredWeight(Tensor(spec.rows, spec.columns, product))
+      })
+    #expect(isSeen)
+    let inputs = (1..<20).map { n in Array(text[..<n]) }
+    let options = RunnerOptions(threads: 2, exact: true)
+    #expect(
+      greatestDifference(try ModelRunner(small, options).embed(inputs), try ModelRunner(whole, options).embed(inputs))
+        < 1e-5)
+    #expect(small.parameters.byteCount < model.parameters.byteCount || rank > 20)
+    #expect(
+      small.parameters.byteCount(of: "layers.0.attention.query.weight")
+        + small.parameters.byteCount(of: "layers.0.attention.key.weight")
+        + small.parameters.byteCount(of: "layers.0.attention.value.weight") == 4 * (64 * rank + 3 * 64 * rank))
+  }
+
+  @Test(arguments: [1, 5, 16, 100, 1000])
+  func streamedRowsAreTheSameBitsInLessMemory(piece: Int) throws {
+    let dense = try randomModel(tinyEncoder(), seed: 12)
+    for model in [dense, lowRank(dense, rank: 24, seed: 13)] {
+      var random = SeededNumbers(state: 14)
+      let inputs = (0..<12).map { _ in
+        (0..<Int.random(in: 1...90, using: &random)).map { _ in Int32.random(in: 0..<256, using: &random) }
+      }
+      let whole = try ModelRunner(model, RunnerOptions(threads: 2, maxBatchTokens: 2000))
+      let streamed = try ModelRunner(
+        model, RunnerOptions(threads: 2, maxBatchTokens: 2000, execution: .streamed(rows: piece)))
+      let (a, b) = (try whole.embed(inputs), try streamed.embed(inputs))
+      #expect(a == b)
+      #expect(streamed.memory.transientPlan == streamed.memory.transientHighWater)
+      #expect(try streamed.plan(encoding: inputs.map(\.count)) == streamed.memory.transientPlan)
+      if piece < 100 { #expect(streamed.memory.transientPlan < whole.memory.transientPlan / 2) }
+      guard piece <= 100 else { continue }
+      // Beside the rows themselves, which are there once, memory does not grow with the batch.
+      let lengths = [Int](repeating: 40, count: 16)
+      let once = try streamed.plan(encoding: lengths)
+      let twice = try streamed.plan(encoding: lengths + lengths)
+      // Ids, positions and zeros of a row, the row, and the row that comes out.
+      #expect(twice - once <= 16 * (40 * (64 * 4 + 3 * 4) + 64 * 4) + 4 * 64)
+    }
+  }
+
+  @Test func aDecoderPromptStreamedIsTheSameBits() throws {
+    let model = try randomModel(tinyDecoder(), seed: 15)
+    let prompts = [text, Array(text[5..<12]), Array(text[20...])]
+    func run(_ execution: Execution) throws -> [[Float]] {
+      let runner = try ModelRunner(model, RunnerOptions(threads: 2, maxSequences: 4, execution: execution))
+      let sequences = try prompts.map { _ in try runner.makeSequence() }
+      let first = try runner.forward(zip(sequences, prompts).map { .init($0, $1, logits: .all) }) { l in
+        (0..<l.rows).map { Array(l[$0]) }
+      }
+      let next = try runner.forward(sequences.map { .init($0, [65], logits: .last) }) { l in
+        (0..<l.rows).map { Array(l[$0]) }
+      }
+      #expect(runner.memory.transientPlan == runner.memory.transientHighWater)
+      return first + next
+    }
+    let (a, b) = (try run(.whole), try run(.streamed(rows: 8)))
+    #expect(a == b)
+  }
+
+  @Test func anEncoderGivesTheSameRowsWhateverTheBatch() throws {
+    let model = try randomModel(tinyEncoder(), seed: 11)
     let inputs = (1..<30).map { n in Array(text[..<n]) }
     let packed = try ModelRunner(model, RunnerOptions(threads: 2, maxBatchTokens: 100))
     let single = try ModelRunner(model, RunnerOptions(threads: 1, maxBatchTokens: 1))

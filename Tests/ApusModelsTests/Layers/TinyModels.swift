@@ -5,7 +5,7 @@ import Foundation
 @testable import ApusModels
 
 /// Deterministic numbers in −1…1 by seed (splitmix64).
-struct SeededNumbers {
+struct SeededNumbers: RandomNumberGenerator {
   var state: UInt64
 
   mutating func next() -> UInt64 {

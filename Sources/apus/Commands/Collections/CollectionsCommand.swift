@@ -87,8 +87,8 @@ struct CollectionsCreateCommand: ParsableCommand {
   var dim: Int?
   @Option(help: "Distance: l2 (squared), ip (inner product) or cosine.")
   var metric = VectorMetric.cosine
-  @Option(help: "sq8 keeps an int8 copy for the first pass, rabitq one bit a dimension; none searches f32 only.")
-  var quantizer = VectorQuantizer.sq8
+  @Option(help: "rabitq keeps one bit a dimension for the first pass, sq8 an int8 copy; none searches f32 only.")
+  var quantizer = VectorQuantizer.standard
   @Option(
     name: .customLong("index-field"), parsing: .singleValue,
     help: "A path in payloads that --where and filters may name; may be repeated.")

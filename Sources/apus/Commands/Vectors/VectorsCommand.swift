@@ -53,8 +53,8 @@ struct VectorsCreateCommand: ParsableCommand {
   var dim: Int
   @Option(help: "Distance: l2 (squared), ip (inner product) or cosine.")
   var metric = VectorMetric.cosine
-  @Option(help: "sq8 keeps an int8 copy for the first pass; none searches f32 only.")
-  var quantizer = VectorQuantizer.sq8
+  @Option(help: "rabitq keeps one bit a dimension for the first pass, sq8 an int8 copy; none searches f32 only.")
+  var quantizer = VectorQuantizer.standard
   @Option(help: "Children of a cluster, 2…64.")
   var branching = 16
   @Option(help: "Vectors of one tenant in one node before its tree goes deeper.")
@@ -147,35 +147,44 @@ struct VectorsTuneCommand: ParsableCommand {
     commandName: "tune", abstract: "Fits how long searches look to a recall, for each size of tenants.")
 
   @OptionGroup var store: StoreOptions
-  @Option(help: "The recall at k that searches shall reach.")
-  var targetRecall: Double
+  @Option(
+    parsing: .upToNextOption, help: "Recalls at k that searches shall reach; the last is for those that name none.")
+  var targetRecall: [Double]
   @Option(help: "Results of a search.")
   var k = 10
   @Option(help: "Queries for each size class.")
-  var queries = 400
+  var queries = 2000
 
   func run() throws {
     let store = try store.open()
     let bar = StepProgress("tuning")
-    try store.tune(target: targetRecall, options: SearchOptions(k: k), queriesPerClass: queries) {
+    try store.tune(targets: targetRecall, options: SearchOptions(k: k), queriesPerClass: queries) {
       bar.show(Int($0 * 1000), of: 1000)
     }
     bar.finish()
-    let rows = (0..<24).map { TuneRow(size: 1 << $0, patience: store.index.patience(size: 1 << $0).patience) }
-    try store.close()
-    if self.store.json {
-      try JSONOutput.print(TuneResult(targetRecall: targetRecall, classes: rows))
-    } else {
-      Terminal.write("vectors of the tenant  patience (lists without improvement)\n")
-      for row in rows { Terminal.write(String(format: "%21d  %8d\n", row.size, row.patience)) }
+    let tuned = targetRecall.map { target in
+      Tuned(
+        targetRecall: target,
+        classes: (0..<24).map {
+          TuneRow(size: 1 << $0, patience: store.index.patience(size: 1 << $0, targetRecall: target).patience)
+        })
     }
+    try store.close()
+    if self.store.json { return try JSONOutput.print(["tuned": tuned]) }
+    Terminal.write("lists without improvement after which a search ends, by recall\nvectors of the tenant")
+    for one in tuned { Terminal.write(String(format: "  %8.3f", one.targetRecall)) }
+    for row in 0..<24 {
+      Terminal.write(String(format: "\n%21d", 1 << row))
+      for one in tuned { Terminal.write(String(format: "  %8d", one.classes[row].patience)) }
+    }
+    Terminal.write("\n")
   }
 
   private struct TuneRow: Encodable {
     var size: Int
     var patience: Int
   }
-  private struct TuneResult: Encodable {
+  private struct Tuned: Encodable {
     var targetRecall: Double
     var classes: [TuneRow]
   }

@@ -30,7 +30,7 @@ struct SearchArguments: ParsableArguments {
       index.patience(size: 1, targetRecall: targetRecall).target != targetRecall
     else { return }
     let bar = StepProgress("tuning")
-    try index.tune(target: targetRecall, options: options) { bar.show(Int($0 * 1000), of: 1000) }
+    try index.tune(targets: [targetRecall], options: options) { bar.show(Int($0 * 1000), of: 1000) }
     bar.finish()
   }
 }

@@ -1,0 +1,63 @@
+import ApusModels
+import ApusText
+import Crypto
+import Foundation
+
+/// Texts that a model is calibrated or measured with, as sequences of tokens.
+public struct Corpus: Sendable {
+  /// SHA-256 of the text's bytes, in hex.
+  public var digest: String
+  public var sequences: [[Int32]]
+
+  public var tokens: Int { sequences.reduce(0) { $0 + $1.count } }
+
+  /// Tokens of a decoder's sequence.
+  public static let window = 512
+
+  /// Reads a text file. An encoder gets a line at a time, a decoder the whole text in windows; both up to `limit` tokens.
+  ///
+  /// Throws `CompressionError` (`file`, `parameter` for a text without tokens).
+  public init(path: String, for model: LoadedModel, limit: Int = .max) throws {
+    let data: Data
+    do {
+      data = try Data(contentsOf: URL(filePath: path))
+    } catch {
+      throw CompressionError(
+        kind: .file, what: "text '\(path)'", seen: "\(error.localizedDescription)", expected: "a text file")
+    }
+    self.init(text: String(decoding: data, as: UTF8.self), digest: Self.digest(data), for: model, limit: limit)
+    guard tokens > 0 else {
+      throw CompressionError(kind: .parameter, what: "text '\(path)'", seen: "no tokens", expected: "a text")
+    }
+  }
+
+  public init(text: String, for model: LoadedModel, limit: Int = .max) {
+    self.init(text: text, digest: Self.digest(Data(text.utf8)), for: model, limit: limit)
+  }
+
+  private static func digest(_ data: Data) -> String {
+    SHA256.hash(data: data).map { String(format: "%02x", $0) }.joined()
+  }
+
+  private init(text: String, digest: String, for model: LoadedModel, limit: Int) {
+    self.digest = digest
+    sequences = []
+    var left = limit
+    func append(_ ids: some Collection<Int32>) {
+      guard left > 0, !ids.isEmpty else { return }
+      sequences.append(Array(ids.prefix(left)))
+      left -= min(left, ids.count)
+    }
+    if model.isEncoder {
+      let options = EncodingOptions(maximumLength: model.contextLength)
+      for line in text.split(separator: "\n") where left > 0 {
+        append(model.tokenizer.encode(String(line), options: options))
+      }
+    } else {
+      let ids = model.tokenizer.encode(text)
+      for start in stride(from: 0, to: ids.count, by: Self.window) {
+        append(ids[start..<min(start + Self.window, ids.count)])
+      }
+    }
+  }
+}

@@ -1,0 +1,229 @@
+import ApusCompression
+import ApusModels
+import ArgumentParser
+import Foundation
+
+extension FactorEncoding: ExpressibleByArgument {}
+
+struct SVDCompressCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "compress", abstract: "Makes a smaller model of the store.",
+    discussion: """
+      apus svd compress minilm-l6 --statistics s --ratio 0.8 --text t.txt      minilm-l6@svd-0.8
+      apus svd compress smollm2-135m --statistics s --max-ppl 30 --text t.txt --encoding q8_0
+
+      With --allocator sensitivity (the default) --text is what the cost of each layer is measured with; with --min-cosine
+      or --max-ppl it is also what the ratio is chosen by.
+      """)
+
+  enum Allocator: String, ExpressibleByArgument, CaseIterable {
+    case sensitivity
+    case uniform
+    case groupedLoss = "grouped-loss"
+  }
+
+  enum Method: String, ExpressibleByArgument, CaseIterable {
+    case outputPCA = "output-pca"
+    case asvd
+    case plain
+
+    var factorMethod: FactorMethod? {
+      switch self {
+      case .outputPCA: nil
+      case .asvd: .activationScaled(alpha: 0.5)
+      case .plain: .plain
+      }
+    }
+  }
+
+  enum Part: String, ExpressibleByArgument, CaseIterable {
+    case attention
+    case feedForward = "feed-forward"
+  }
+
+  @Argument(help: "The model.")
+  var model: String
+  @Option(help: "What calibrate wrote.", completion: .file())
+  var statistics: String
+  @Option(help: "Parameters of the layers to keep, as a share.")
+  var ratio: Double?
+  @Option(help: "The least mean cosine to the vectors of the original (encoders); chooses the ratio.")
+  var minCosine: Double?
+  @Option(help: "The greatest perplexity (decoders); chooses the ratio.")
+  var maxPpl: Double?
+  @Option(help: "How ranks are shared among layers: \(Allocator.allCases.map(\.rawValue).joined(separator: ", ")).")
+  var allocator = Allocator.sensitivity
+  @Option(help: "What is kept: \(Method.allCases.map(\.rawValue).joined(separator: ", ")).")
+  var method = Method.outputPCA
+  @Option(help: "How factors are stored: \(FactorEncoding.allCases.map(\.rawValue).joined(separator: ", ")).")
+  var encoding: FactorEncoding?
+  @Option(help: "Only these layers: attention, feed-forward (default: both).")
+  var parts: [Part] = []
+  @Option(help: "A text to measure with.", completion: .file())
+  var text: String?
+  @Option(help: "Tokens of it.")
+  var tokens = 4096
+  @Option(help: "The new model's name (default: NAME@svd-RATIO).")
+  var name: String?
+  @Option(name: [.customShort("o"), .long], help: "Write a file or folder here instead of the store.")
+  var output: String?
+  @Flag(help: "Replace a model of that name.")
+  var force = false
+  @Flag(help: "Print one JSON object.")
+  var json = false
+
+  func validate() throws {
+    let given = [ratio, minCosine, maxPpl].compactMap { $0 }.count
+    guard given == 1 else { throw ValidationError("Give one of --ratio, --min-cosine and --max-ppl.") }
+    if let ratio, !(ratio > 0 && ratio <= 1) {
+      throw ValidationError("--ratio is \(ratio), expected above 0, at most 1.")
+    }
+    if text == nil && (allocator == .sensitivity || ratio == nil) {
+      throw ValidationError("--text is needed: the model is measured with it. --allocator uniform does without.")
+    }
+  }
+
+  func run() throws {
+    let (model, location) = try ModelArgument.load(model)
+    if minCosine != nil && !model.isEncoder { throw ValidationError("--min-cosine is for encoders; use --max-ppl.") }
+    if maxPpl != nil && model.isEncoder { throw ValidationError("--max-ppl is for decoders; use --min-cosine.") }
+    let digest = try location.weightsDigest()
+    let statistics = try CalibrationStatistics(path: statistics, model: digest)
+    let groups = LinearGroup.all(of: model).filter { group in
+      parts.isEmpty || parts.contains { group.kind.hasPrefix($0 == .attention ? "attention" : "feedForward") }
+    }
+    let encoding = encoding ?? (location.isFolder ? .f32 : .q8_0)
+    let bar = StepProgress("factorising")
+    let compressor = try ModelCompressor(
+      model, groups: groups, statistics: statistics, method: method.factorMethod, encoding: encoding
+    ) { bar.show(Int($0 * 1000), of: 1000) }
+    bar.finish()
+    let measure = try text.map { try Measure(model, Corpus(path: $0, for: model, limit: tokens)) }
+    let (small, quality) = try shrink(compressor, measure)
+    let ratioText = String(format: "%.2f", small.ratio).replacing(/0$/, with: "")
+    let place = try write(
+      small, name ?? "\(location.name.split(separator: "/").last ?? "model")@svd-\(ratioText)", location, digest,
+      statistics)
+    let result = Result(
+      model: place, ratio: small.ratio, originalBytes: model.fileBytes, bytes: try Self.bytes(place), quality: quality,
+      groups: small.groups)
+    if json { return try JSONOutput.print(result) }
+    for group in small.groups {
+      Terminal.write(
+        "\(group.name.padding(toLength: 30, withPad: " ", startingAt: 0)) "
+          + (group.rank.map { String(format: "rank %5d  loss %.4f\n", $0, group.relativeLoss) } ?? "kept as it is\n"))
+    }
+    Terminal.write(
+      String(
+        format: "%@: %.3f of the layers' parameters, %.1f MB (the original has %.1f)\n", place, small.ratio,
+        Double(result.bytes) / 1e6, Double(result.originalBytes) / 1e6))
+    if let quality {
+      Terminal.write(
+        String(format: "%@ %.4f on \(text ?? "")\n", model.isEncoder ? "mean cosine" : "perplexity", quality))
+    }
+  }
+
+  /// The model at the ratio asked for, or at the lowest that meets the quality asked for.
+  private func shrink(_ compressor: ModelCompressor, _ measure: Measure?) throws -> (CompressedModel, Double?) {
+    var sensitivities: [Double]?
+    let chosen: any RankAllocator
+    switch allocator {
+    case .uniform: chosen = UniformAllocator()
+    case .groupedLoss: chosen = GroupedLossAllocator()
+    case .sensitivity:
+      chosen = SensitivityAllocator()
+      let bar = StepProgress("measuring layers")
+      sensitivities = try compressor.sensitivities(progress: { bar.show(Int($0 * 1000), of: 1000) }) {
+        try measure!.loss($0)
+      }
+      bar.finish()
+    }
+    func small(_ ratio: Double) throws -> CompressedModel {
+      try compressor.compressed(compressor.ranks(ratio: ratio, by: chosen, sensitivities: sensitivities))
+    }
+    if let ratio {
+      let result = try small(ratio)
+      return (result, try measure?.quality(result.model))
+    }
+    let gate = QualityGate(target: minCosine.map { .atLeast($0) } ?? .atMost(maxPpl!))
+    let bar = StepProgress("choosing the ratio")
+    var tried = 0
+    let found = try gate.search { ratio -> Double in
+      tried += 1
+      bar.show(tried, of: gate.mostEvaluations)
+      return try measure!.quality(try small(ratio).model)
+    }
+    bar.finish()
+    guard let accepted = found.accepted else {
+      let best = found.trials[0]
+      throw CompressionError(
+        kind: .parameter, what: minCosine == nil ? "--max-ppl" : "--min-cosine",
+        seen: String(format: "%.4f at ratio %.2f", best.quality, best.ratio),
+        expected: "\(minCosine ?? maxPpl ?? 0)", wayOut: "ask for less, or give more calibration text")
+    }
+    return (try small(accepted.ratio), accepted.quality)
+  }
+
+  private func write(
+    _ small: CompressedModel, _ name: String, _ location: ModelLocation, _ digest: String,
+    _ statistics: CalibrationStatistics
+  ) throws -> String {
+    let changes = small.changes
+    let source = URL(filePath: location.path)
+    let metadata = [
+      (key: "apus.svd.source_sha256", value: digest), (key: "apus.svd.corpus_sha256", value: statistics.corpus),
+      (key: "apus.svd.method", value: method.rawValue), (key: "apus.svd.allocator", value: allocator.rawValue),
+      (key: "apus.svd.ratio", value: String(format: "%.4f", small.ratio)),
+    ]
+    if let output {
+      try LoadedModel.rewrite(source, changes, metadata: metadata, to: URL(filePath: output))
+      return output
+    }
+    let (isFolder, force) = (location.isFolder, force)
+    let base = location.name
+    let placed = try waitFor {
+      try await ModelStore().install(name, source: "svd:\(base)", isFolder: isFolder, replaces: force) { path in
+        try LoadedModel.rewrite(source, changes, metadata: metadata, to: URL(filePath: path))
+      }
+    }
+    return placed.name
+  }
+
+  private static func bytes(_ name: String) throws -> Int { try ModelArgument.load(name).model.fileBytes }
+
+  private struct Result: Encodable {
+    var model: String
+    var ratio: Double
+    var originalBytes: Int
+    var bytes: Int
+    var quality: Double?
+    var groups: [CompressedModel.Group]
+  }
+}
+
+/// What a model is measured by: cosine to the original's vectors, or perplexity.
+struct Measure {
+  private let corpus: Corpus
+  private let isEncoder: Bool
+  /// Of the original.
+  private let reference: [[Float]]
+  private let perplexity: Double
+
+  init(_ model: LoadedModel, _ corpus: Corpus) throws {
+    self.corpus = corpus
+    isEncoder = model.isEncoder
+    reference = isEncoder ? try ModelQuality.embeddings(model, corpus.sequences) : []
+    perplexity = isEncoder ? 0 : try ModelQuality.perplexity(model, corpus.sequences)
+  }
+
+  func quality(_ model: LoadedModel) throws -> Double {
+    guard isEncoder else { return try ModelQuality.perplexity(model, corpus.sequences) }
+    return ModelQuality.meanCosine(reference, try ModelQuality.embeddings(model, corpus.sequences))
+  }
+
+  /// 0 for the original.
+  func loss(_ model: LoadedModel) throws -> Double {
+    let quality = try quality(model)
+    return isEncoder ? max(0, 1 - quality) : max(0, log(quality / perplexity))
+  }
+}

@@ -1,0 +1,217 @@
+import ApusCompute
+import ApusKernels
+import ApusText
+import Foundation
+import Testing
+
+@testable import ApusCompression
+@testable import ApusModels
+
+/// Ids are bytes.
+private struct Letters: Tokenizer {
+  var vocabularySize: Int { 256 }
+  var specialTokens: SpecialTokens { SpecialTokens() }
+  var decodingStyle: DecodingStyle { .plain }
+  func encode(_ text: String, options: EncodingOptions) -> [Int32] { text.utf8.map { Int32($0) } }
+  func bytes(of id: Int32) -> [UInt8] { [UInt8(truncatingIfNeeded: id)] }
+  func kind(of id: Int32) -> TokenKind { .normal }
+}
+
+@Suite struct PipelineTests {
+  private static let pool = ThreadPool(threads: 2)
+
+  private func model(_ config: any ModelConfig, seed: UInt64) throws -> LoadedModel {
+    var random = TestRandom(seed: seed)
+    return try LoadedModel(name: "random", architecture: "test", config: config, tokenizer: Letters()) { specs in
+      try Parameters(
+        specs,
+        matrix: { spec in
+          let scale = 2 / Float(spec.columns).squareRoot()
+          return StoredWeight(
+            Tensor(
+              spec.rows, spec.columns,
+              (0..<spec.rows * spec.columns).map { _ in Float.random(in: -scale...scale, using: &random) }))
+        },
+        vector: { spec in
+          Tensor(1, spec.columns, (0..<spec.columns).map { _ in 1 + Float.random(in: -0.1...0.1, using: &random) })
+        })
+    }
+  }
+
+  private func encoder() throws -> LoadedModel {
+    var config = TextEncoder()
+    config.dim = 64
+    config.vocabulary = 256
+    config.contextLength = 128
+    var attention = Attention(heads: 4, kvHeads: 4, headDim: 16, qkv: LinearQKV(bias: true))
+    attention.mask = .bidirectional
+    attention.outputBias = true
+    config.layers = Array(
+      repeating: Block(
+        attention: attention, feedForward: FeedForward(hidden: 96, activation: .geluErf, gated: false, bias: true),
+        residual: PostNorm()), count: 2)
+    return try model(config, seed: 3)
+  }
+
+  private func decoder() throws -> LoadedModel {
+    var config = CausalLM()
+    config.dim = 64
+    config.vocabulary = 256
+    config.contextLength = 1024
+    config.layers = Array(
+      repeating: Block(
+        attention: Attention(
+          heads: 4, kvHeads: 2, headDim: 16, qkv: RoPE(LinearQKV(), theta: 1e4, pairing: .halfSplit)),
+        feedForward: FeedForward(hidden: 96)), count: 2)
+    return try model(config, seed: 4)
+  }
+
+  /// Lines of words.
+  private func text(_ lines: Int, seed: UInt64) -> String {
+    var random = TestRandom(seed: seed)
+    let words = ["swift", "bird", "wing", "nest", "sky", "cliff", "insect", "sleep", "fly", "far"]
+    return (0..<lines).map { _ in
+      (0..<Int.random(in: 2...14, using: &random)).map { _ in words.randomElement(using: &random)! }
+        .joined(separator: " ")
+    }.joined(separator: "\n")
+  }
+
+  private func calibrated(_ model: LoadedModel, _ corpus: Corpus) throws -> CalibrationStatistics {
+    var statistics = CalibrationStatistics(model: "m", corpus: corpus.digest)
+    try Calibration(model, threads: 2).run(corpus, into: &statistics)
+    return statistics
+  }
+
+  @Test func `groups are the matrices that read one input, and nothing else`() throws {
+    let groups = LinearGroup.all(of: try decoder())
+    #expect(
+      groups.map(\.name)
+        == (0..<2).flatMap { layer in
+          ["attention.input", "attention.output", "feedForward.input", "feedForward.hidden"].map {
+            "layers.\(layer).\($0)"
+          }
+        })
+    #expect(
+      groups[0].members == ["query", "key", "value"].map { "layers.0.attention.\($0).weight" }
+        && groups[0].rows == 128 && groups[0].columns == 64)
+    #expect(groups[2].members.count == 2 && groups[3].columns == 96)
+  }
+
+  @Test func `a calibration that stops goes on to the same statistics, to the bit`() throws {
+    let model = try encoder()
+    let corpus = Corpus(text: text(900, seed: 5), for: model)
+    let whole = try calibrated(model, corpus)
+    #expect(whole.tokens == corpus.tokens)
+    #expect(whole.inputs.values.allSatisfy { $0.count == corpus.tokens })
+    struct Stop: Error {}
+    var kept: CalibrationStatistics?
+    var part = CalibrationStatistics(model: "m", corpus: corpus.digest)
+    #expect(throws: Stop.self) {
+      try Calibration(model, threads: 2).run(corpus, into: &part) { _ in
+      } checkpoint: {
+        kept = $0
+        throw Stop()
+      }
+    }
+    var resumed = try #require(kept)
+    #expect(resumed.tokens > 0 && resumed.tokens < corpus.tokens)
+    try Calibration(model, threads: 1).run(corpus, into: &resumed)
+    #expect(resumed == whole)
+  }
+
+  @Test func `all ranks give the model back, and fewer come nearer with each`() throws {
+    let model = try encoder()
+    let corpus = Corpus(text: text(400, seed: 6), for: model)
+    let compressor = try ModelCompressor(model, statistics: try calibrated(model, corpus), threads: 2)
+    let fresh = Corpus(text: text(60, seed: 7), for: model).sequences
+    let reference = try ModelQuality.embeddings(model, fresh, threads: 2)
+    func cosine(_ ratio: Double) throws -> Double {
+      let small = try compressor.compressed(compressor.ranks(ratio: ratio, by: UniformAllocator()))
+      #expect(small.ratio <= ratio && small.model.parameters.byteCount < model.parameters.byteCount)
+      return ModelQuality.meanCosine(reference, try ModelQuality.embeddings(small.model, fresh, threads: 2))
+    }
+    let cosines = try [0.1, 0.3, 0.6, 0.9].map(cosine)
+    #expect(cosines == cosines.sorted() && cosines[3] > 0.97, "\(cosines)")
+    let kept = try compressor.compressed(compressor.groups.map { _ in .dense })
+    #expect(try ModelQuality.embeddings(kept.model, fresh, threads: 2) == reference)
+    #expect(kept.ratio == 1 && kept.changes.factors.isEmpty)
+  }
+
+  @Test func `the layer that hurts most gets the most`() throws {
+    let model = try encoder()
+    let corpus = Corpus(text: text(200, seed: 8), for: model)
+    let compressor = try ModelCompressor(model, statistics: try calibrated(model, corpus), threads: 2)
+    var tried: [String] = []
+    // A loss that only cares about one input's matrices.
+    let sensitivities = try compressor.sensitivities { small in
+      let cut = small.parameters.specs.filter { small.parameters.matrix($0.path) is LowRankWeight }.map(\.path)
+      tried += cut
+      return cut.contains("layers.1.feedForward.up.weight") ? 1 : 0.001
+    }
+    #expect(Set(tried) == Set(compressor.groups.flatMap(\.members)) && tried.count == Set(tried).count)
+    let choices = try compressor.ranks(ratio: 0.5, by: SensitivityAllocator(), sensitivities: sensitivities)
+    let index = try #require(compressor.groups.firstIndex { $0.name == "layers.1.feedForward.input" })
+    #expect(choices[index] == .dense, "\(choices)")
+  }
+
+  @Test(arguments: FactorEncoding.allCases)
+  func `stored factors are read back within the error of their kind`(encoding: FactorEncoding) throws {
+    var random = TestRandom(seed: 9)
+    let values = (0..<64 * 96).map { i in Float.random(in: -1...1, using: &random) * (i % 700 == 0 ? 20 : 1) }
+    let back = Tensor(64, 96, dtype: encoding.dtype, bytes: encoding.encode(values)).floatArray()
+    for block in stride(from: 0, to: values.count, by: 32) {
+      let greatest = values[block..<block + 32].map(abs).max()!
+      let error = (block..<block + 32).map { abs(values[$0] - back[$0]) }.max()!
+      let bound: Float =
+        switch encoding {
+        case .f32: 0
+        case .bf16: greatest / 256
+        // Half a step, and the rounding of the scale.
+        case .q8_0: greatest / 127 * 0.5 + greatest / 1500
+        // The far end of the scale is cut.
+        case .q4_0: greatest / 8 * 1.01
+        }
+      #expect(error <= bound, "\(encoding), block \(block / 32): \(error) > \(bound)")
+    }
+    #expect(
+      Tensor(1, 32, dtype: encoding.dtype, bytes: encoding.encode([Float](repeating: 0, count: 32))).floatArray()
+        .allSatisfy { $0 == 0 })
+  }
+
+  @Test func `ranks fit the blocks that store them`() throws {
+    let model = try decoder()
+    let corpus = Corpus(text: text(300, seed: 10), for: model)
+    let compressor = try ModelCompressor(
+      model, statistics: try calibrated(model, corpus), encoding: .q8_0, threads: 2)
+    let small = try compressor.compressed(compressor.ranks(ratio: 0.9, by: UniformAllocator()))
+    #expect(
+      small.groups.allSatisfy { $0.rank.map { $0 % 32 == 0 } ?? true } && small.groups.contains { $0.rank != nil })
+    let perplexity = try ModelQuality.perplexity(small.model, corpus.sequences, threads: 2)
+    #expect(perplexity.isFinite && perplexity > 1)
+  }
+
+  @Test func `perplexity is what the definition gives`() throws {
+    let model = try decoder()
+    let ids = Array("the quick brown fox".utf8).map(Int32.init)
+    let runner = try ModelRunner(model, RunnerOptions(threads: 1))
+    let sequence = try runner.makeSequence()
+    let loss = try runner.forward([.init(sequence, ids, logits: .all)]) { logits in
+      (0..<ids.count - 1).reduce(0.0) { sum, row in
+        let all = logits[row].map(Double.init)
+        return sum + log(all.reduce(0) { $0 + exp($1) }) - all[Int(ids[row + 1])]
+      }
+    }
+    let expected = exp(loss / Double(ids.count - 1))
+    #expect(abs(try ModelQuality.perplexity(model, [ids], threads: 1) / expected - 1) < 1e-4)
+  }
+
+  @Test func `rank correlation and neighbours are those of the definitions`() {
+    #expect(ModelQuality.spearman([1, 2, 3, 4], [10, 20, 30, 40]) == 1)
+    #expect(ModelQuality.spearman([1, 2, 3, 4], [4, 3, 2, 1]) == -1)
+    #expect(abs(ModelQuality.spearman([1, 2, 2, 4], [1, 3, 2, 4]) - 0.9486832980505138) < 1e-12)
+    let vectors: [[Float]] = (0..<30).map { i in [cosf(Float(i)), sinf(Float(i))] }
+    #expect(
+      ModelQuality.compare(vectors, vectors) == EmbeddingQuality(cosine: 1, spearman: 1, recall: 1)
+        || abs(ModelQuality.compare(vectors, vectors).cosine - 1) < 1e-6)
+  }
+}
