@@ -25,6 +25,7 @@ public struct CallerPolicy: Sendable {
       let principal = Principal(
         keyOwner: owner, naming: named, administrators: admins, defaultTenant: defaultTenant)
     else { throw CallError.otherTenant }
+    try principal.validate()
     return principal
   }
 

@@ -89,6 +89,9 @@ public final class ThreadPool: Sendable {
   }
 
   /// `KernelTable.scratchBytes` bytes, 64-byte aligned, for the kernels that run on `thread`.
+  ///
+  /// Loops of one piece, and pools of one thread, run on the caller without taking turns: outside threads whose bodies use
+  /// scratch at the same time need a pool each.
   public func scratch(_ thread: Int) -> UnsafeMutableRawPointer {
     precondition(thread >= 0 && thread < threads, "thread \(thread) of a pool of \(threads)")
     return team.scratch + thread * KernelTable.scratchBytes

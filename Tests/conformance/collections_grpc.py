@@ -78,7 +78,7 @@ def fails(code, call):
 def makes_a_collection():
     made = service.CreateCollection(
         wire.Collection(name=NAME, dimension=DIM, metric=wire.METRIC_L2, indexed_fields=["lang"]), metadata=ADMIN)
-    expect(made.dimension == DIM and made.quantizer == wire.QUANTIZER_SQ8, str(made))
+    expect(made.dimension == DIM and made.quantizer == wire.QUANTIZER_RABITQ, str(made))
     names = [c.name for c in service.ListCollections(wire.ListCollectionsRequest(), metadata=ALICE).collections]
     expect(NAME in names, str(names))
 

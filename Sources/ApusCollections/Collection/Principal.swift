@@ -28,6 +28,9 @@ public struct Principal: Sendable, Equatable {
     self.init(tenant: tenant ?? keyOwner, isAdmin: isAdmin)
   }
 
+  /// Throws `CollectionError.invalid` for a name that no tenant can have.
+  public func validate() throws { try Check.tenant(tenant, path: "tenant") }
+
   /// Throws `CollectionError.forbidden`.
   func requireAdmin(_ what: String) throws {
     guard isAdmin else { throw CollectionError.forbidden("only an administrator may \(what)") }

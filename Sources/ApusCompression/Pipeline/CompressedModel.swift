@@ -67,6 +67,15 @@ public struct CompressedModel {
         relativeLoss: energy > 0 ? loss / energy : 0))
   }
 
+  /// Goes on with what became of more groups: `other` began with this model.
+  mutating func append(_ other: CompressedModel) {
+    model = other.model
+    groups += other.groups
+    changes.factors += other.changes.factors
+    changes.replaced.formUnion(other.changes.replaced)
+    changes.vectors.merge(other.changes.vectors) { $1 }
+  }
+
   mutating func finish() {
     let (weights, vectors) = (weights, changes.vectors)
     model = model.with(

@@ -13,11 +13,12 @@ public struct RunnerOptions: Sendable {
   public var maxBatchTokens: Int
   /// Bytes of keys and values that all sequences share in blocks; nil gives each sequence memory of its own.
   public var kvPoolBytes: Int?
-  public var execution: Execution
+  /// Nil: streamed for encoders, whole for decoders, whose passes are small.
+  public var execution: Execution?
 
   public init(
     threads: Int? = nil, exact: Bool = false, contextLength: Int? = nil, maxSequences: Int = 1,
-    maxBatchTokens: Int = 512, kvPoolBytes: Int? = nil, execution: Execution = .whole
+    maxBatchTokens: Int = 512, kvPoolBytes: Int? = nil, execution: Execution? = nil
   ) {
     self.threads = threads
     self.exact = exact
@@ -111,6 +112,7 @@ public final class ModelRunner {
   private let ledger = MemoryLedger()
   private let device: CPUDevice
   private let precision: CPUDevice.Precision
+  private let execution: Execution
   private let kv: any SequenceKVStore
   /// The shared blocks, where the options ask for them.
   public let paged: PagedKVStore?
@@ -137,7 +139,8 @@ public final class ModelRunner {
     guard options.maxBatchTokens >= 1, options.maxSequences >= 1 else {
       throw RunnerError.badOption("maxBatchTokens and maxSequences must be at least 1")
     }
-    if case .streamed(let rows) = options.execution, rows < 1 {
+    execution = options.execution ?? (model.isEncoder ? .streamed(rows: Execution.standardPiece) : .whole)
+    if case .streamed(let rows) = execution, rows < 1 {
       throw RunnerError.badOption("pieces of \(rows) rows; at least 1 is needed")
     }
     self.model = model
@@ -215,7 +218,7 @@ public final class ModelRunner {
     let mode: Mode = batch.segments.allSatisfy { $0.firstPosition == 0 } ? .prefill : .extend
     // In pieces, the plan depends on how long each sequence is.
     let key =
-      options.execution == .whole
+      execution == .whole
       ? PlanKey(rows: batch.rows, outputs: outputs.count, segments: batch.segments.count) : nil
     try reserve(key) { planner in run(tokens.tokens, outputs, batch, mode, kv, on: planner) { _ in } }
     let result = try run(tokens.tokens, outputs, batch, mode, kv, on: device) { try body(Logits(tensor: $0)) }
@@ -313,7 +316,7 @@ public final class ModelRunner {
   private func scope(_ batch: Batch, _ mode: Mode, _ store: any KVStore, on device: any Device) -> Scope {
     Scope(
       device: device, parameters: model.parameters, mode: mode, batch: batch,
-      positions: device.integers(batch.positions), kv: store, rotary: rotary, execution: options.execution,
+      positions: device.integers(batch.positions), kv: store, rotary: rotary, execution: execution,
       buffers: buffers)
   }
 

@@ -86,7 +86,7 @@ extension RequestReader {
       mode: mode, vector: vector, text: text, access: try access(), payload: try filter(),
       options: SearchOptions(
         k: try integer("k", 1...SearchOptions.maximumK) ?? 10, patience: try integer("patience", 1...Int(Int32.max)),
-        exact: try bool("exact") ?? false))
+        targetRecall: try number("target_recall", 0.01...1), exact: try bool("exact") ?? false))
   }
 
   // MARK: conditions

@@ -90,6 +90,7 @@ struct CollectionRoutes: Sendable {
   ) async throws -> Response {
     do {
       let principal = try principal(of: request, context)
+      try principal.validate()
       guard let store else { throw OpenAIError.noCollections }
       return try await handler(
         Call(

@@ -166,6 +166,10 @@ extension APIDocument {
       [
         .optional("k", .integer(1...SearchOptions.maximumK).defaulting(to: 10)),
         .optional("patience", .integer(1...Int(Int32.max)), "Lists without improvement after which a search ends."),
+        .optional(
+          "target_recall", .number(0.01...1),
+          "Without patience: the recall to reach, of those that the collection was tuned for the least that is not below."
+        ),
         .optional("exact", .boolean, "Compares with every vector that the caller may see."),
       ] + conditions
     let mode = Schema.string(oneOf: Query.Mode.allCases.map(\.rawValue))

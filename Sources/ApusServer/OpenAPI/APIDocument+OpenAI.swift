@@ -146,16 +146,20 @@ extension APIDocument {
     ]), count: 1...Int.max)
 
   /// Functions that a model may call in a chat.
-  static let tools = Schema.array(
-    of: .object([
-      .required("type", .constant("function")),
-      .required(
-        "function",
-        .object([
-          .required("name", .string(length: 1...Int.max)), .optional("description", .string()),
-          .optional("parameters", .map(), "A JSON schema."), .optional("strict", .boolean),
-        ])),
-    ]))
+  static let tools = tools(.required("type", .constant("function")))
+
+  static func tools(_ type: Property) -> Schema {
+    .array(
+      of: .object([
+        type,
+        .required(
+          "function",
+          .object([
+            .required("name", .string(length: 1...Int.max)), .optional("description", .string()),
+            .optional("parameters", .map(), "A JSON schema."), .optional("strict", .boolean),
+          ])),
+      ]))
+  }
 
   private static func chatRequest(_ shapes: RequestShapes) -> Schema {
     .object(

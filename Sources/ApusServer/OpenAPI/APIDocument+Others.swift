@@ -84,7 +84,7 @@ extension APIDocument {
                   .required("role", .string(oneOf: ["system", "user", "assistant", "tool"])),
                   .required("content", .string()),
                 ]))),
-            .optional("tools", tools),
+            .optional("tools", tools(.optional("type", .constant("function")))),
           ] + generation),
         answers: [.jsonOrLines(.object(done + [.required("message", .map())]), "The answer.")], errors: errors),
       .init(

@@ -154,6 +154,31 @@ private struct Letters: Tokenizer {
     #expect(choices[index] == .dense, "\(choices)")
   }
 
+  @Test func `layer after layer fits each to what those before have become`() throws {
+    let model = try decoder()
+    let corpus = Corpus(text: text(500, seed: 12), for: model, limit: 8000)
+    let compressor = try ModelCompressor(model, statistics: try calibrated(model, corpus), threads: 2)
+    let choices = try compressor.ranks(ratio: 0.5, by: UniformAllocator())
+    let once = try compressor.compressed(choices)
+    // All layers in one pass are the same as no sequence.
+    let together = try SequentialCompression(model, layersAtOnce: 2, threads: 2).compressed(choices, on: corpus)
+    let sequences = Corpus(text: text(40, seed: 13), for: model).sequences
+    let perplexity = try ModelQuality.perplexity(once.model, sequences, threads: 2)
+    #expect(try ModelQuality.perplexity(together.model, sequences, threads: 2) == perplexity)
+    let sequential = try SequentialCompression(model, layersAtOnce: 1, threads: 2).compressed(choices, on: corpus)
+    #expect(sequential.groups.map(\.name) == compressor.groups.map(\.name))
+    #expect(sequential.changes.replaced == once.changes.replaced)
+    #expect(sequential.changes.factors.map(\.name).sorted() == once.changes.factors.map(\.name).sorted())
+    // The first layer reads what it read before; the second what the first has become.
+    for (factor, before) in zip(
+      sequential.changes.factors.sorted { $0.name < $1.name }, once.changes.factors.sorted { $0.name < $1.name })
+    {
+      #expect(factor.name == before.name && factor.shape == before.shape)
+      let isSame = factor.withBytes { a in before.withBytes { b in a.elementsEqual(b) } }
+      #expect(isSame == factor.name.hasPrefix("layers.0."), "\(factor.name)")
+    }
+  }
+
   @Test(arguments: FactorEncoding.allCases)
   func `stored factors are read back within the error of their kind`(encoding: FactorEncoding) throws {
     var random = TestRandom(seed: 9)
@@ -203,6 +228,18 @@ private struct Letters: Tokenizer {
     }
     let expected = exp(loss / Double(ids.count - 1))
     #expect(abs(try ModelQuality.perplexity(model, [ids], threads: 1) / expected - 1) < 1e-4)
+  }
+
+  @Test func `a chart has a line for each layer, from all lost to what break-even leaves`() {
+    var chart = SpectrumChart()
+    chart.add("attention.input", spectrum: [8, 4, 2, 1, 1], breakEven: 3)
+    chart.add("feedForward.hidden", spectrum: [1, 1], breakEven: 2)
+    chart.add("silent", spectrum: [0, 0], breakEven: 2)
+    let lines = chart.svg.split(separator: "\n").filter { $0.contains("stroke-opacity") }
+    #expect(lines.count == 2)
+    // Rank 0 loses all, rank 1 half, which is log10(1/2) / −4 of the height.
+    #expect(lines[0].contains("M60.0 60.0L273.3 85.6"), "\(lines)")
+    #expect(chart.svg.contains("attention.input") && !chart.svg.contains("silent"))
   }
 
   @Test func `rank correlation and neighbours are those of the definitions`() {

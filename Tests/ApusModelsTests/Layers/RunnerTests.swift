@@ -240,7 +240,7 @@ private let text: [Int32] = Array("The quick brown fox jumps over the lazy dog, 
       let inputs = (0..<12).map { _ in
         (0..<Int.random(in: 1...90, using: &random)).map { _ in Int32.random(in: 0..<256, using: &random) }
       }
-      let whole = try ModelRunner(model, RunnerOptions(threads: 2, maxBatchTokens: 2000))
+      let whole = try ModelRunner(model, RunnerOptions(threads: 2, maxBatchTokens: 2000, execution: .whole))
       let streamed = try ModelRunner(
         model, RunnerOptions(threads: 2, maxBatchTokens: 2000, execution: .streamed(rows: piece)))
       let (a, b) = (try whole.embed(inputs), try streamed.embed(inputs))

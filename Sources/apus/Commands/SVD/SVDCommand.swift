@@ -98,6 +98,8 @@ struct SVDSpectrumCommand: ParsableCommand {
   var model: String
   @Option(help: "What calibrate wrote.", completion: .file())
   var statistics: String
+  @Option(help: "Draw the curves here.", completion: .file(extensions: ["svg"]))
+  var svg: String?
   @Flag(help: "Print one JSON object.")
   var json = false
 
@@ -107,6 +109,13 @@ struct SVDSpectrumCommand: ParsableCommand {
     let bar = StepProgress("factorising")
     let compressor = try ModelCompressor(model, statistics: statistics) { bar.show(Int($0 * 1000), of: 1000) }
     bar.finish()
+    if let svg {
+      var chart = SpectrumChart()
+      for (i, layer) in compressor.layers().enumerated() {
+        chart.add(layer.kind, spectrum: compressor.spectrum(i), breakEven: layer.breakEven)
+      }
+      try Data(chart.svg.utf8).write(to: URL(filePath: svg), options: .atomic)
+    }
     let rows = compressor.groups.indices.map { i in
       Row(compressor.groups[i], compressor.layers()[i], compressor.spectrum(i))
     }

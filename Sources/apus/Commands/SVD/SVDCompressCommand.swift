@@ -11,6 +11,7 @@ struct SVDCompressCommand: ParsableCommand {
     discussion: """
       apus svd compress minilm-l6 --statistics s --ratio 0.8 --text t.txt      minilm-l6@svd-0.8
       apus svd compress smollm2-135m --statistics s --max-ppl 30 --text t.txt --encoding q8_0
+      apus svd compress smollm2-135m --statistics s --ratio 0.9 --text t.txt --sequential corpus.txt
 
       With --allocator sensitivity (the default) --text is what the cost of each layer is measured with; with --min-cosine
       or --max-ppl it is also what the ratio is chosen by.
@@ -63,6 +64,12 @@ struct SVDCompressCommand: ParsableCommand {
   var text: String?
   @Option(help: "Tokens of it.")
   var tokens = 4096
+  @Option(
+    help: "The text of the calibration: fit each layer to what the compressed layers before it put out (decoders).",
+    completion: .file())
+  var sequential: String?
+  @Option(help: "Layers that are fitted in one pass over that text.")
+  var layersAtOnce = 4
   @Option(help: "The new model's name (default: NAME@svd-RATIO).")
   var name: String?
   @Option(name: [.customShort("o"), .long], help: "Write a file or folder here instead of the store.")
@@ -75,6 +82,7 @@ struct SVDCompressCommand: ParsableCommand {
   func validate() throws {
     let given = [ratio, minCosine, maxPpl].compactMap { $0 }.count
     guard given == 1 else { throw ValidationError("Give one of --ratio, --min-cosine and --max-ppl.") }
+    if layersAtOnce < 1 { throw ValidationError("--layers-at-once is \(layersAtOnce), expected 1 or more.") }
     if let ratio, !(ratio > 0 && ratio <= 1) {
       throw ValidationError("--ratio is \(ratio), expected above 0, at most 1.")
     }
@@ -98,8 +106,17 @@ struct SVDCompressCommand: ParsableCommand {
       model, groups: groups, statistics: statistics, method: method.factorMethod, encoding: encoding
     ) { bar.show(Int($0 * 1000), of: 1000) }
     bar.finish()
+    let fitted = try sequential.map { path -> Corpus in
+      let corpus = try Corpus(path: path, for: model, limit: statistics.tokens)
+      guard corpus.digest == statistics.corpus else {
+        throw CompressionError(
+          kind: .otherSource, what: "text '\(path)'", seen: "SHA-256 \(corpus.digest)",
+          expected: "\(statistics.corpus), that of the statistics", wayOut: "give the text that calibrate was given")
+      }
+      return corpus
+    }
     let measure = try text.map { try Measure(model, Corpus(path: $0, for: model, limit: tokens)) }
-    let (small, quality) = try shrink(compressor, measure)
+    let (small, quality) = try shrink(compressor, measure, fitted)
     let ratioText = String(format: "%.2f", small.ratio).replacing(/0$/, with: "")
     let place = try write(
       small, name ?? "\(location.name.split(separator: "/").last ?? "model")@svd-\(ratioText)", location, digest,
@@ -124,7 +141,9 @@ struct SVDCompressCommand: ParsableCommand {
   }
 
   /// The model at the ratio asked for, or at the lowest that meets the quality asked for.
-  private func shrink(_ compressor: ModelCompressor, _ measure: Measure?) throws -> (CompressedModel, Double?) {
+  private func shrink(
+    _ compressor: ModelCompressor, _ measure: Measure?, _ corpus: Corpus?
+  ) throws -> (CompressedModel, Double?) {
     var sensitivities: [Double]?
     let chosen: any RankAllocator
     switch allocator {
@@ -139,7 +158,14 @@ struct SVDCompressCommand: ParsableCommand {
       bar.finish()
     }
     func small(_ ratio: Double) throws -> CompressedModel {
-      try compressor.compressed(compressor.ranks(ratio: ratio, by: chosen, sensitivities: sensitivities))
+      let choices = try compressor.ranks(ratio: ratio, by: chosen, sensitivities: sensitivities)
+      guard let corpus else { return try compressor.compressed(choices) }
+      let bar = StepProgress("fitting layer by layer")
+      defer { bar.finish() }
+      return try SequentialCompression(
+        compressor.model, groups: compressor.groups, encoding: compressor.encoding, method: method.factorMethod,
+        layersAtOnce: layersAtOnce
+      ).compressed(choices, on: corpus) { bar.show(Int($0 * 1000), of: 1000) }
     }
     if let ratio {
       let result = try small(ratio)
