@@ -235,9 +235,10 @@ def merge(arguments, work):
     whole = work.path("merged")
     work.run("merge", small, "-o", whole)
     texts = work.parts["test"][:200]
-    said = subprocess.run([arguments.apus, "embed", "-m", small, "--file", "/dev/stdin", "--json"],
-                          input="\n".join(texts) + "\n", capture_output=True, text=True, check=True)
-    ours = np.array(json.loads(said.stdout)["embeddings"])
+    listed = work.text("merged")
+    listed.write_text("\n".join(texts) + "\n")
+    said = common.apus_json(arguments, "embed", "-m", small, "--file", listed)
+    ours = np.array(said["embeddings"])
     theirs = SentenceTransformer(whole).encode(texts, normalize_embeddings=True)
     cosines = (ours * theirs).sum(1)
     return {"verdict": [("merged, in sentence-transformers: least cosine ≥ 0.99999", cosines.min() >= 0.99999,

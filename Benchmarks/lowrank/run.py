@@ -13,8 +13,7 @@ Checks, in this order with `all` (bars in brackets):
   merge     factors multiplied out, in sentence-transformers: cosine to the streamed model [≥ 0.99999]
   decoder   smollm2-135m: perplexity and bytes by ratio and encoding
 
-Texts are the noun glosses of Debian's wordnet-base; calibration and test share none. merge and speed need
-Benchmarks/peers.sh ref.
+Texts are the noun glosses of Debian's wordnet-base; calibration and test share none. Needs Benchmarks/peers.sh ref.
 """
 import signal
 import sys
@@ -23,7 +22,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 import common  # noqa: E402
 
-common.use_python("ref", "numpy")
+common.use_python("ref", "sentence_transformers")
 
 CHECKS = dict.fromkeys(("quality", "memory", "speed", "merge", "decoder"), "lowrank")
 
