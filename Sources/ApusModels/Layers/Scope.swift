@@ -65,7 +65,7 @@ public struct Batch: Sendable {
 public enum Execution: Sendable, Hashable {
   /// All: what a layer needs in between is as large as the batch.
   case whole
-  /// About so many: only the rows between layers are as large as the batch.
+  /// About so many in attention, twice as many elsewhere: only the rows between layers are as large as the batch.
   case streamed(rows: Int)
 
   /// Rows of a piece that keep a product busy and fit into the caches.
@@ -103,10 +103,13 @@ public struct Scope {
   @inline(__always)
   public func temporaries<R>(_ body: () throws -> R) rethrows -> R { try device.temporaries(body) }
 
-  /// Calls `body` with pieces of the rows, in order.
+  /// Calls `body` with pieces of the rows, in order: for what works on each row by itself.
+  ///
+  /// Pieces are twice as long as attention's, which needs about twice the memory a row: the longer they are, the less often
+  /// weights are read.
   func pieces(of rows: Int, _ body: (Range<Int>) -> Void) {
     guard case .streamed(let size) = execution else { return body(0..<rows) }
-    for start in stride(from: 0, to: rows, by: size) { body(start..<min(start + size, rows)) }
+    for start in stride(from: 0, to: rows, by: 2 * size) { body(start..<min(start + 2 * size, rows)) }
   }
 
   /// Calls `body` with pieces of the rows that are whole sequences, in order, and with the scope that they are a batch of.
