@@ -96,9 +96,12 @@ def before_call(context, case, kwargs):
             if body["input"] == "" or isinstance(body["input"], list) and "" in body["input"]:
                 body["input"] = "Hi"
         if operation == "upsertPoints":
-            # How many numbers a vector has is the collection's affair.
-            body["points"] = [{"text": "Hi", **{k: v for k, v in p.items() if k not in ("vector", "text")}}
-                              for p in body["points"]]
+            # How many numbers a vector has is the collection's affair, what time it is the clock's, and a key comes once.
+            kept = {}
+            for point in body["points"]:
+                fields = {k: v for k, v in point.items() if k not in ("vector", "text", "expires_at")}
+                kept.setdefault(repr(point["id"]), {"text": "Hi", **fields})
+            body["points"] = list(kept.values())
         if operation == "searchPoints" and "vector" in body:
             body = {"text": "Hi", **{k: v for k, v in body.items() if k not in ("vector", "mode")}}
         for message in body.get("messages") or []:

@@ -4,7 +4,8 @@ import ApusVectors
 
 // The routes of collections: vectors and texts of many tenants.
 extension APIDocument {
-  private static let collection = APIOperation.Parameter.path("collection", "The collection's name.")
+  private static let collection = APIOperation.Parameter.path(
+    "collection", "The collection's name.", .string(pattern: "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"))
   private static let noControls = "^[^\\u0000-\\u001f]*$"
   private static let tenantName = Schema.string(length: 1...256, pattern: noControls)
   private static let point = APIOperation.Parameter.path("point", "The point's id; a slash in it is written %2F.")

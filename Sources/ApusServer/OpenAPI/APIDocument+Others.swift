@@ -82,7 +82,7 @@ extension APIDocument {
               .array(
                 of: .object([
                   .required("role", .string(oneOf: ["system", "user", "assistant", "tool"])),
-                  .required("content", .string()),
+                  .optional("content", .string()),
                 ]))),
             .optional("tools", tools(.optional("type", .constant("function")))),
           ] + generation),
