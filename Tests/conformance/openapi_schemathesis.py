@@ -96,7 +96,7 @@ def before_call(context, case, kwargs):
             if body["input"] == "" or isinstance(body["input"], list) and "" in body["input"]:
                 body["input"] = "Hi"
         if operation == "upsertPoints":
-            # How many numbers a vector has is the collection's affair, what time it is the clock's, and a key comes once.
+            # How many numbers a vector has is the collection's affair, the time is the clock's, and a key comes once.
             kept = {}
             for point in body["points"]:
                 fields = {k: v for k, v in point.items() if k not in ("vector", "text", "expires_at")}
@@ -105,7 +105,8 @@ def before_call(context, case, kwargs):
         if operation == "searchPoints" and "vector" in body:
             body = {"text": "Hi", **{k: v for k, v in body.items() if k not in ("vector", "mode")}}
         for message in body.get("messages") or []:
-            message.pop("tool_calls", None)
+            if isinstance(message, dict):
+                message.pop("tool_calls", None)
         if operation in ("tokenize",) and "prompt" in body:
             body.pop("messages", None)
     case.body = body

@@ -71,6 +71,8 @@ extension RequestReader {
     switch value("id") {
     case .string(let text): return .text(text)
     case .integer(let number): return .integer(Int64(number))
+    // JSON Schema counts 7.0 as a whole number.
+    case .float(let number) where Int64(exactly: number) != nil: return .integer(Int64(number))
     case nil: throw OpenAIError.missing(path("id"), expected: "a string or a whole number")
     case let value?: throw invalid("id", value, expected: "a string or a whole number")
     }
