@@ -95,15 +95,11 @@ def before_call(context, case, kwargs):
             body.pop("dimensions", None)
             if body["input"] == "" or isinstance(body["input"], list) and "" in body["input"]:
                 body["input"] = "Hi"
+        # Whether a point or a query needs a vector, and of how many numbers, is the collection's affair.
         if operation == "upsertPoints":
-            # How many numbers a vector has is the collection's affair, the time is the clock's, and a key comes once.
-            kept = {}
-            for point in body["points"]:
-                fields = {k: v for k, v in point.items() if k not in ("vector", "text", "expires_at")}
-                kept.setdefault(repr(point["id"]), {"text": "Hi", **fields})
-            body["points"] = list(kept.values())
-        if operation == "searchPoints" and "vector" in body:
-            body = {"text": "Hi", **{k: v for k, v in body.items() if k not in ("vector", "mode")}}
+            body["points"] = []
+        if operation == "searchPoints":
+            body = {"text": "Hi", "mode": "keyword", **{k: v for k, v in body.items() if k in ("k", "exact")}}
         for message in body.get("messages") or []:
             if isinstance(message, dict):
                 message.pop("tool_calls", None)
