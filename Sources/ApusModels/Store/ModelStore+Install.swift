@@ -25,20 +25,11 @@ extension ModelStore {
   public func install(
     _ name: String, source: String, isFolder: Bool, replaces: Bool = false, make: @Sendable (String) throws -> Void
   ) async throws -> ModelLocation {
-    guard ModelReference.isSafeName(name), Catalogue.model(name) == nil else {
-      throw ModelStoreError(
-        kind: .invalidReference, subject: "name '\(ModelFileError.printable(name))'",
-        seen: "a name that is built in or has other characters",
-        expected: "letters, digits, '.', '-', '_' and '@'", advice: "Choose another name.")
-    }
+    try checkNewName(name)
     for folder in [modelsFolder, home + "/locks", workFolder(name)] { try FileSystem.makeFolder(folder) }
     let lock = try await FileLock.acquire(lockPath(name)) {}
     defer { withExtendedLifetime(lock) {} }
-    guard replaces || !FileSystem.exists(manifestPath(name)) else {
-      throw ModelStoreError(
-        kind: .fileSystem, subject: "name '\(name)'", seen: "a model of that name", expected: "a free name",
-        advice: "Choose another name, or run: apus model rm \(name)")
-    }
+    if !replaces { try checkIsFree(name) }
     let draft = workFolder(name) + (isFolder ? "/model" : "/model.gguf")
     try FileSystem.remove(draft)
     try make(draft)

@@ -253,16 +253,30 @@ public struct ModelStore: Sendable {
     return manifest
   }
 
+  /// Throws `invalidReference` for a name that a new model can't have.
+  func checkNewName(_ name: String) throws(ModelStoreError) {
+    guard ModelReference.isSafeName(name), Catalogue.model(name) == nil else {
+      throw ModelStoreError(
+        kind: .invalidReference, subject: "name '\(ModelFileError.printable(name))'",
+        seen: "a name that is built in or has other characters", expected: "letters, digits, '.', '-', '_' and '@'",
+        advice: "Choose another name.")
+    }
+  }
+
+  /// Throws `fileSystem` when the store holds a model of that name; of use while the name's lock is held.
+  func checkIsFree(_ name: String) throws(ModelStoreError) {
+    guard !FileSystem.exists(manifestPath(name)) else {
+      throw ModelStoreError(
+        kind: .fileSystem, subject: "name '\(name)'", seen: "a model of that name", expected: "a free name",
+        advice: "Choose another name, or run: apus model rm \(name)")
+    }
+  }
+
   /// Gives a file of this machine a name in the store, by a symbolic link. The file stays where it is.
   ///
   /// Throws `invalidReference` for a name that can't be one, `notFound`, or `fileSystem` when the name is taken.
   public func link(_ path: String, as name: String) async throws -> ModelLocation {
-    guard ModelReference.isSafeName(name), Catalogue.model(name) == nil else {
-      throw ModelStoreError(
-        kind: .invalidReference, subject: "name '\(ModelFileError.printable(name))'",
-        seen: "a name that is built in or has other characters", expected: "letters, digits, '.', '-' and '_'",
-        advice: "Choose another name.")
-    }
+    try checkNewName(name)
     let full = URL(filePath: expandingTilde(path)).standardizedFileURL.path(percentEncoded: false)
     guard let status = FileSystem.status(full) else {
       throw ModelStoreError(
@@ -272,11 +286,7 @@ public struct ModelStore: Sendable {
     try FileSystem.makeFolder(home + "/locks")
     let lock = try await FileLock.acquire(lockPath(name)) {}
     defer { withExtendedLifetime(lock) {} }
-    guard !FileSystem.exists(manifestPath(name)) else {
-      throw ModelStoreError(
-        kind: .fileSystem, subject: "name '\(name)'", seen: "a model of that name", expected: "a free name",
-        advice: "Choose another name, or run: apus model rm \(name)")
-    }
+    try checkIsFree(name)
     let file = name + (full.hasSuffix(".safetensors") ? ".safetensors" : ".gguf")
     let target = "\(modelsFolder)/\(file)"
     let sha256 = try await offPool { try Digest.sha256(file: full) }

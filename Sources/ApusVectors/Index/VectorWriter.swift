@@ -26,16 +26,20 @@ public struct VectorWriter {
   ) throws -> Bool {
     try owner.map(Self.check)
     for tenant in shareWith { try Self.check(tenant) }
-    try writer.generation.encoding.check(vector)
-    journal?.changes.append(
-      .upsert(id: id, vector: Array(vector), owner: owner, shareWith: Array(shareWith)))
+    func note() {
+      journal?.changes.append(.upsert(id: id, vector: Array(vector), owner: owner, shareWith: Array(shareWith)))
+    }
     guard let old = writer.slot(of: id) else {
+      // It checks the vector before it changes anything.
       let slot = try writer.insert(id, vector, owner: owner)
+      note()
       if let owner { _ = writer.grant(slot, to: owner) }
       for tenant in shareWith { _ = writer.grant(slot, to: tenant) }
       return true
     }
     let (oldOwner, tenants) = (writer.owner(of: old), writer.tenants(of: old))
+    try writer.generation.encoding.check(vector)
+    note()
     writer.delete(old)
     let slot = try writer.insert(id, vector, owner: oldOwner)
     for tenant in tenants { _ = writer.grant(slot, to: tenant) }
