@@ -133,8 +133,8 @@ public final class CollectionStore: Sendable {
     case failed(any Error)
   }
 
-  /// Deletes what has expired in all open collections, and trains those that it would help. One that fails does not keep
-  /// the others.
+  /// Deletes what has expired in all open collections, trains those that it would help, and sees that their vectors lie
+  /// in memory. One that fails does not keep the others.
   @discardableResult
   public func maintain() -> [(collection: String, done: Maintenance)] {
     let all = opened.withLock { $0.collections.sorted { $0.key < $1.key } }
@@ -144,6 +144,7 @@ public final class CollectionStore: Sendable {
         let deleted = try collection.sweep()
         if deleted > 0 { done.append((name, .deleted(deleted))) }
         if let need = try collection.trainIfNeeded() { done.append((name, .trained(need))) }
+        try collection.makeResident()
       } catch {
         done.append((name, .failed(error)))
       }

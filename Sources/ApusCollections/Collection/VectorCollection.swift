@@ -248,6 +248,15 @@ public final class VectorCollection: Sendable {
     return need
   }
 
+  /// Moves the vectors of an opened checkpoint into large pages (`VectorStore.makeResident`), unless they would take much
+  /// of the machine's memory, which a mapped file does not.
+  public func makeResident() throws {
+    let affordable = ProcessInfo.processInfo.physicalMemory / Self.residentShare
+    if store.index.memory.vectors <= affordable { try store.makeResident() }
+  }
+
+  private static let residentShare: UInt64 = 4
+
   /// Writes the state of both sides and forgets the log before it.
   public func checkpoint() throws { try checkpoint(erasing: false) }
 

@@ -241,9 +241,10 @@ public enum VectorBenchmark {
         grantsPerS: Double(made.load(ordering: .relaxed)) / elapsed, queriesPerS: beside.qps, p99Us: beside.p99))
   }
 
-  /// Reads every vector and every list once, so that the whole store is in memory; returns its bytes as the index counts
+  /// Brings the whole store into memory and reads every vector and every list once; returns its bytes as the index counts
   /// them.
   public static func touch(_ store: VectorStore) throws -> VectorMemory {
+    try store.makeResident()
     store.index.touchVectors()
     try store.verify()
     return store.index.memory

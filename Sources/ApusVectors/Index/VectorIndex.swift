@@ -409,6 +409,19 @@ public final class VectorIndex: Sendable {
     adopt(table)
   }
 
+  /// Copies the floats that are used where their image lies into memory in large pages: reads in no order cost less there.
+  /// Readers and writers go on. `moved` gets how many of the image's bytes are still used, after each chunk.
+  func makeResident(moved: (_ adoptedBytes: Int) throws -> Void) rethrows {
+    try rebuilding.withLock { _ in
+      let floats = writer.withLock { $0.writer.generation.floats }
+      while !floats.adoptedChunks.isEmpty {
+        let copy = floats.copyOfLastAdopted()
+        writer.withLock { _ in floats.replaceLastAdopted(with: copy) }
+        try moved(floats.adoptedBytes)
+      }
+    }
+  }
+
   /// Of the floats of an image, those that are used where they lie.
   var adoptedFloatBytes: Int { writer.withLock { $0.writer.generation.floats.adoptedBytes } }
 

@@ -13,7 +13,8 @@ import Synchronization
 /// can ever become, but only its touched pages exist.
 ///
 /// `@unchecked Sendable`: one writer at a time changes it (the index's writer lock); a reader touches only rows whose
-/// number it got through an atomic that the writer stored after the row was whole.
+/// number it got through an atomic that the writer stored after the row was whole. A chunk that is moved has the same
+/// bytes in both places, and both stay mapped: a reader may see either.
 final class ChunkedRows: @unchecked Sendable {
   let rowBytes: Int
   let shift: Int
@@ -64,6 +65,23 @@ final class ChunkedRows: @unchecked Sendable {
     }
   }
 
+  /// Adopted chunks that still lie in the file.
+  var adoptedChunks: Range<Int> { 0..<adoptedBytes / (rowBytes << shift) }
+
+  /// A copy of the last adopted chunk. Rows of adopted chunks never change, so no lock is needed.
+  func copyOfLastAdopted() -> OwnChunk {
+    let copy = makeChunk(small: 0)
+    copy.rows.copyMemory(from: directory[adoptedChunks.upperBound - 1]!, byteCount: rowBytes << shift)
+    return copy
+  }
+
+  /// Readers find the last adopted chunk in `copy` from now on. Only the writer may.
+  func replaceLastAdopted(with copy: OwnChunk) {
+    directory[adoptedChunks.upperBound - 1] = copy.rows
+    adoptedBytes -= rowBytes << shift
+    own(copy)
+  }
+
   deinit {
     for chunk in mapped { munmap(chunk, rowBytes << shift + Self.hugePage) }
     munmap(directory, Self.directoryEntries * 8)
@@ -82,17 +100,32 @@ final class ChunkedRows: @unchecked Sendable {
     let chunk = Int(r) >> shift
     precondition(chunk < Self.directoryEntries, "row \(r) is beyond what \(Self.directoryEntries) chunks hold")
     guard directory[chunk] == nil else { return }
-    // Rows are read in no order: with small pages every other read would also miss the TLB. The first 2 MiB stay small
-    // pages, because most collections are small.
+    // The first 2 MiB stay small pages, because most collections are small.
+    let new = makeChunk(small: chunk == 0 ? Self.hugePage : 0)
+    own(new)
+    directory[chunk] = new.rows
+  }
+
+  /// Memory of one chunk: the mapping, and where in it the rows begin.
+  struct OwnChunk {
+    let mapping: UnsafeMutableRawPointer
+    let rows: UnsafeMutableRawPointer
+  }
+
+  /// Rows are read in no order: with small pages every other read would also miss the TLB. So all but the first `small`
+  /// bytes ask for large ones.
+  private func makeChunk(small: Int) -> OwnChunk {
     let bytes = rowBytes << shift
     let memory = mapZeros(bytes + Self.hugePage)
     let aligned = UnsafeMutableRawPointer(
       bitPattern: (UInt(bitPattern: memory) + UInt(Self.hugePage) - 1) & ~UInt(Self.hugePage - 1))!
-    let small = chunk == 0 ? Self.hugePage : 0
     if bytes > small { madvise(aligned + small, bytes - small, MADV_HUGEPAGE) }
-    mapped.append(memory)
-    ownBytes += bytes
-    directory[chunk] = aligned
+    return OwnChunk(mapping: memory, rows: aligned)
+  }
+
+  private func own(_ chunk: OwnChunk) {
+    mapped.append(chunk.mapping)
+    ownBytes += rowBytes << shift
   }
 
   private static func makeDirectory() -> UnsafeMutablePointer<UnsafeMutableRawPointer?> {

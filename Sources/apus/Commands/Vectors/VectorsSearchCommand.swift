@@ -53,7 +53,7 @@ struct VectorsSearchCommand: ParsableCommand {
   @OptionGroup(title: "Search") var search: SearchArguments
   @Option(help: "Threads.")
   var threads = 1
-  @Flag(help: "Answer all queries once before those that are measured.")
+  @Flag(help: "Before those that are measured, bring the vectors into memory, as a server does, and answer all once.")
   var warm = false
   @Option(help: "Write the ids here.", completion: .file())
   var out: String?
@@ -70,7 +70,10 @@ struct VectorsSearchCommand: ParsableCommand {
     let queries = try VectorQueries(
       queries: VectorFile(path: queries), tenants: IntegerFile(path: tenants), dim: index.config.dim)
     try search.prepare(index)
-    if warm { _ = try queries.run(on: index, options: search.options, threads: threads) }
+    if warm {
+      try store.makeResident()
+      _ = try queries.run(on: index, options: search.options, threads: threads)
+    }
     let start = ContinuousClock.now
     let answers = try queries.run(on: index, options: search.options, threads: threads)
     let seconds = start.duration(to: .now).inSeconds
