@@ -7,6 +7,8 @@ public enum VectorError: Error, Equatable {
   /// Cosine has no answer for the zero vector.
   case zeroVector
   case unknownVector(VectorID)
+  /// The tenant, or a group that the asking one is in, is out of memory.
+  case offloaded(TenantID)
   case parameter(String, seen: String, expected: String)
   /// The data contradict themselves.
   case corrupt(String)
@@ -24,6 +26,7 @@ extension VectorError: CustomStringConvertible {
     case .notFinite(let index): "number \(index) of the vector is not finite; NaN and infinity have no distance"
     case .zeroVector: "the vector is all zeros, which has no direction; the collection's metric is cosine"
     case .unknownVector(let id): "no vector has the id \(id)"
+    case .offloaded(let tenant): "the tenant \(tenant) is offloaded; load it first"
     case .parameter(let name, let seen, let expected): "\(name) is \(seen); expected \(expected)"
     case .corrupt(let what): "the index contradicts itself: \(what). Restore a snapshot, or open with salvage"
     case .isolation(let what): "a result failed the check of rights and was withheld: \(what). Please report this"

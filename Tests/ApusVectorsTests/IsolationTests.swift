@@ -88,12 +88,24 @@ import Testing
         case 4...5: DispatchQueue.global().async(group: copies) { index.compact() }
         default: break
         }
+      case 74:
+        #expect(index.write { $0.offload(tenant) } == model.offloaded.insert(tenant).inserted, "seed \(seed), \(step)")
+      case 75..<77:
+        #expect(index.write { $0.load(tenant) } == (model.offloaded.remove(tenant) != nil), "seed \(seed), \(step)")
       default:
         let filter = random.below(3) == 0 ? random.filter(depth: 5, tenants: tenants) : nil
         var options = SearchOptions(k: 1 + random.below(12), patience: random.below(2) == 0 ? 1 : 1000)
         if random.below(2) == 0 { options.exactThreshold = 0 }
         options.exact = random.below(5) == 0
         let query = random.vector(dim)
+        guard model.offloaded.isDisjoint(with: model.view(tenant)) else {
+          #expect(throws: VectorError.self, "seed \(seed), step \(step)") {
+            try index.search(query, as: tenant, filter: filter, options: options)
+          }
+          #expect(
+            index.idsWithOffloaded(of: tenant) == model.visible(to: tenant).sorted(), "seed \(seed), step \(step)")
+          continue
+        }
         let result = try index.search(query, as: tenant, filter: filter, options: options)
         let visible = model.visible(to: tenant, filter: filter)
         let found = result.neighbours.map(\.id)

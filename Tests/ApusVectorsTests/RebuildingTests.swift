@@ -45,14 +45,14 @@ import Testing
       step += 1
     }
     try store.verify()
-    let held = (0..<TenantID(9)).map { store.index.ids(of: $0) }
-    let vectors = held[1].map { store.index.vector($0, as: 1) }
+    let held = try (0..<TenantID(9)).map { try store.index.ids(of: $0) }
+    let vectors = try held[1].map { try store.index.vector($0, as: 1) }
     let stats = store.index.stats
     try store.close()
     let again = try VectorStore.open(folder.path)
     try again.verify()
-    #expect((0..<TenantID(9)).map { again.index.ids(of: $0) } == held, "seed \(seed), \(step) steps")
-    #expect(held[1].map { again.index.vector($0, as: 1) } == vectors)
+    #expect(try (0..<TenantID(9)).map { try again.index.ids(of: $0) } == held, "seed \(seed), \(step) steps")
+    #expect(try held[1].map { try again.index.vector($0, as: 1) } == vectors)
     #expect(again.index.stats == stats)
     try again.close()
   }

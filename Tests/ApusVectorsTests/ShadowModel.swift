@@ -5,6 +5,7 @@ struct ShadowModel {
   var vectors: [VectorID: [Float]] = [:]
   var grants: [VectorID: Set<TenantID>] = [:]
   var groups: [TenantID: Set<TenantID>] = [:]
+  var offloaded: Set<TenantID> = []
 
   /// The tenant and the groups that it sees through, all the way up.
   func view(_ tenant: TenantID) -> Set<TenantID> {
@@ -39,6 +40,7 @@ struct ShadowModel {
   mutating func dropTenant(_ tenant: TenantID) {
     for id in grants.keys { grants[id]!.remove(tenant) }
     groups[tenant] = nil
+    offloaded.remove(tenant)
   }
 }
 

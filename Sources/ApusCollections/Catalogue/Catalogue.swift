@@ -68,7 +68,7 @@ struct Catalogue: Sendable {
       case .setGroups(let tenant, let groups):
         try run("UPDATE tenant SET groups = ? WHERE id = ?", [Catalogue.encode(groups), Int64(tenant)])
       case .batch(let parts): for part in parts { try apply(part) }
-      case .grant, .revoke, .adoptTree, .compact, .tuning: break
+      case .grant, .revoke, .adoptTree, .compact, .tuning, .offload, .load: break
       }
     }
 

@@ -41,7 +41,7 @@ public enum TenantState: String, Sendable, Codable, CaseIterable {
   case active
   /// Nothing but administration is answered.
   case inactive
-  /// As inactive, and its memory may be given back.
+  /// As inactive, and out of memory: its index and the vectors that only it has are on disk. Its members are refused, too.
   case offloaded
 }
 

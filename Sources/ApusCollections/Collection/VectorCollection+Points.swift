@@ -13,6 +13,13 @@ extension VectorCollection {
     return tenant
   }
 
+  /// Runs what asks the index; a tenant or a group of its that is out of memory is refused as the offloaded that it is.
+  func asking<R>(_ body: () throws -> R) throws -> R {
+    do { return try body() } catch VectorError.offloaded(let tenant) {
+      throw CollectionError.inactive(tenant: tenants.withLock { $0[tenant]?.name } ?? "", state: .offloaded)
+    }
+  }
+
   static func checkActive(_ tenant: Tenant) throws {
     guard tenant.state == .active else { throw CollectionError.inactive(tenant: tenant.name, state: tenant.state) }
   }
@@ -151,7 +158,7 @@ extension VectorCollection {
     guard let caller = try active(principal),
       let tenant = tenants.withLock({ $0[owner ?? principal.tenant] }),
       let point = try catalogue.pool.read({ try Catalogue.point(key, of: tenant.id, in: $0) }), !isExpired(point),
-      let vector = store.index.vector(point.id, as: caller.id)
+      let vector = try asking({ try store.index.vector(point.id, as: caller.id) })
     else { throw CollectionError.notFound("the point") }
     return visible(point, vector: vector)
   }
@@ -220,7 +227,7 @@ extension VectorCollection {
     access: TenantFilter? = nil, payload: PayloadFilter? = nil, as principal: Principal
   ) throws -> Int {
     guard let caller = try active(principal) else { return 0 }
-    let ids = store.index.ids(of: caller.id, filter: access.map(resolve))
+    let ids = try asking { try store.index.ids(of: caller.id, filter: access.map(resolve)) }
     return try catalogue.pool.read { database in
       guard let among = try condition(payload, visible: ids, in: database) else { return ids.count }
       return ids.count { among.contains($0) }
@@ -244,18 +251,18 @@ extension VectorCollection {
     }
     let start = try cursor.map { try open($0, for: principal.tenant) } ?? 0
     guard let caller = try active(principal) else { return Page(points: [], cursor: nil) }
-    let visible = store.index.ids(of: caller.id, filter: access.map(resolve))
+    let visible = try asking { try store.index.ids(of: caller.id, filter: access.map(resolve)) }
     let (ids, points) = try catalogue.pool.read { database in
       let among = try condition(payload, visible: visible, in: database)
       let ids = visible.lazy.filter { $0 > start && among?.contains($0) ?? true }.prefix(limit + 1)
       return (Array(ids), try Catalogue.points(Array(ids.prefix(limit)), in: database))
     }
     return Page(
-      points: ids.prefix(limit).compactMap { id in
+      points: try ids.prefix(limit).compactMap { id in
         guard let point = points[id] else { return nil }
         if !withVectors { return self.visible(point) }
         // Without a vector it has been revoked or deleted since.
-        return store.index.vector(id, as: caller.id).map { self.visible(point, vector: $0) }
+        return try asking { try store.index.vector(id, as: caller.id) }.map { self.visible(point, vector: $0) }
       },
       cursor: ids.count > limit ? try seal(ids[limit - 1], for: principal.tenant) : nil)
   }

@@ -122,10 +122,10 @@ extension VectorCollection {
     }
     // A vector whose point is not in the catalogue yet: its writer is about to end.
     for _ in 0..<3 {
-      if let hits = try attempt(query, caller, scanned: &scanned) { return hits }
+      if let hits = try asking({ try attempt(query, caller, scanned: &scanned) }) { return hits }
       try catalogue.pool.write { _ in }
     }
-    return try attempt(query, caller, scanned: &scanned, acceptsGaps: true) ?? []
+    return try asking { try attempt(query, caller, scanned: &scanned, acceptsGaps: true) } ?? []
   }
 
   private func check(_ query: Query) throws {
@@ -157,7 +157,7 @@ extension VectorCollection {
     let k = query.options.k
     var visible: [VectorID]?
     if query.mode != .vector || (query.payload != nil && store.index.count(of: caller.id) <= Self.readAtMost) {
-      visible = store.index.ids(of: caller.id, filter: filter)
+      visible = try store.index.ids(of: caller.id, filter: filter)
     }
     return try catalogue.pool.read { database in
       let among = try condition(query.payload, visible: visible, in: database)

@@ -12,6 +12,8 @@ extension VectorCollection {
   }
 
   /// Changes a tenant or group, which is made if there is none. Throws `forbidden`, `invalid`.
+  ///
+  /// An offloaded one leaves memory before this returns, and an active or inactive one is back in it.
   public func update(_ name: String, _ update: TenantUpdate, as principal: Principal) throws {
     try principal.requireAdmin("change tenants")
     if case .vectors(let count) = update.quota, count < 0 {
@@ -26,14 +28,28 @@ extension VectorCollection {
         case .vectors(let count)?: quota = count
         case nil: break
         }
-        try batch.append(.settings(id: tenant.id, state: update.state ?? tenant.state, quota: quota))
+        let state = update.state ?? tenant.state
+        try batch.append(.settings(id: tenant.id, state: state, quota: quota))
+        if state == .offloaded {
+          try batch.append(.offload(tenant.id))
+        } else if tenant.state == .offloaded {
+          try batch.append(.load(tenant.id))
+        }
       }
       if let names = update.groups {
         let groups = try names.enumerated().map { try batch.tenant($1, path: "groups.\($0)").id }
         try batch.append(.setGroups(tenant: tenant.id, groups: Set(groups).subtracting([tenant.id]).sorted()))
       }
     }
+    // The rows of what only the tenant had are free with the next generation.
+    let stats = store.index.stats
+    if update.state == .offloaded && Double(stats.deleted) > Self.deletedShare * Double(stats.vectors + stats.deleted) {
+      try store.compact()
+    }
   }
+
+  /// A compaction copies what lives: it must be worth its work.
+  private static let deletedShare = 0.1
 
   /// The figures of a tenant, for itself or an administrator. Throws `notFound`.
   public func stats(of name: String, as principal: Principal) throws -> TenantStats {
@@ -46,7 +62,7 @@ extension VectorCollection {
     }
     return TenantStats(
       tenant: name, state: tenant.state, quota: tenant.quota, groups: groups.sorted(), owned: owned,
-      held: store.index.count(of: tenant.id), visible: store.index.ids(of: tenant.id).count,
+      held: store.index.count(of: tenant.id), visible: store.index.idsWithOffloaded(of: tenant.id).count,
       searches: principal.isAdmin ? searchCounts.withLock { $0[tenant.id] } ?? SearchCounts() : nil)
   }
 
@@ -66,7 +82,7 @@ extension VectorCollection {
       guard try Catalogue.tenant(name, in: batch.database)?.id == tenant.id else {
         throw CollectionError.notFound("the tenant")
       }
-      let visible = store.index.ids(of: tenant.id)
+      let visible = store.index.idsWithOffloaded(of: tenant.id)
       let own = try store.index.write { writer in
         try visible.filter { id in try writer.contains(id) && writer.tenants(of: id) == [tenant.id] }
       }
@@ -110,11 +126,12 @@ extension VectorCollection {
     }
   }
 
-  /// The next lines of an export, and where to go on; nil at the end.
+  /// The next lines of an export, and where to go on; nil at the end. Throws `notFound`, `inactive` (offloaded).
   public func exportPage(
     _ name: String, after last: UInt64, as principal: Principal
   ) throws -> (lines: Data, last: UInt64)? {
     let tenant = try known(name, principal)
+    if tenant.state == .offloaded { throw CollectionError.inactive(tenant: name, state: .offloaded) }
     let points = try catalogue.pool.read { database in
       try Row.fetchAll(
         database, sql: "SELECT * FROM point WHERE owner = ? AND id > ? ORDER BY id LIMIT ?",
@@ -124,7 +141,7 @@ extension VectorCollection {
     guard let end = points.last else { return nil }
     var lines = Data()
     for point in points where !isExpired(point) {
-      guard let vector = store.index.vector(point.id, as: tenant.id) else { continue }
+      guard let vector = try asking({ try store.index.vector(point.id, as: tenant.id) }) else { continue }
       let grantees = try store.index.write { writer in
         try writer.contains(point.id) ? writer.tenants(of: point.id) : []
       }

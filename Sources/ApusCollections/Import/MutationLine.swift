@@ -8,12 +8,13 @@ import Foundation
 ///     {"op": "delete", "id": 7}
 ///     {"op": "drop_tenant", "tenant": 4}
 ///     {"op": "set_groups", "tenant": 4, "groups": [100]}
+///     {"op": "offload", "tenant": 4}            also load
 ///     {"op": "compact"}
 public struct MutationLine: Decodable {
   public let mutation: Mutation
 
   private enum Key: String, CodingKey, CaseIterable { case op, id, vector, owner, tenants, tenant, groups }
-  private static let operations = "upsert, grant, revoke, delete, drop_tenant, set_groups, compact"
+  private static let operations = "upsert, grant, revoke, delete, drop_tenant, set_groups, offload, load, compact"
 
   public init(from decoder: any Decoder) throws {
     let fields = try decoder.container(keyedBy: Key.self)
@@ -32,6 +33,8 @@ public struct MutationLine: Decodable {
     case "drop_tenant": mutation = .dropTenant(try tenant())
     case "set_groups":
       mutation = .setGroups(tenant: try tenant(), groups: try fields.decode([TenantID].self, forKey: .groups))
+    case "offload": mutation = .offload(try tenant())
+    case "load": mutation = .load(try tenant())
     case "compact": mutation = .compact
     default:
       throw DecodingError.dataCorruptedError(

@@ -223,6 +223,6 @@ public final class StoreDirectory: Sendable {
 
   /// What `FileLayer.temporary` made of a name of ours.
   private static func isTemporary(_ name: String) -> Bool {
-    name.hasSuffix(".tmp") && ["MANIFEST", "segment-", "wal-"].contains { name.hasPrefix($0) }
+    name.hasSuffix(".tmp") && ["MANIFEST", "segment-", "wal-", SpillFile.prefix].contains { name.hasPrefix($0) }
   }
 }

@@ -57,6 +57,9 @@ final class Generation: @unchecked Sendable {
 
 /// The root and the number of vectors of a tenant's tree, as one number that is published at once.
 struct TenantRoot {
+  /// In the place of the root of a tenant whose tree is out of memory. No block has this handle: the slab ends before.
+  static let offloaded = UInt32.max
+
   var root: UInt32
   var count: UInt32
 

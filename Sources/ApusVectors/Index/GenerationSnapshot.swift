@@ -11,6 +11,9 @@ struct GenerationSnapshot: Sendable {
   /// Ascending, and for each the list of its groups.
   let tenants: [TenantID]
   let groups: [UInt32]
+  let offloaded: [TenantID: OffloadedTenant]
+  let parked: [VectorID: TenantID]
+  let spill: SpillFile
 
   func numbers(_ list: UInt32) -> [UInt32] {
     list == 0 ? [] : Array(IDBlock(generation.blocks.address(list)).buffer)

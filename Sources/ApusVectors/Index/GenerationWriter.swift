@@ -9,7 +9,7 @@ import KernelInterface
 final class GenerationWriter: @unchecked Sendable {
   let config: VectorConfig
   let generation: Generation
-  private(set) var forest: TenantForest
+  var forest: TenantForest
   private var idTable = IDTable()
   private(set) var access = PublishedColumn<UInt32>()
   private var roots = PublishedColumn<UInt64>()
@@ -20,8 +20,13 @@ final class GenerationWriter: @unchecked Sendable {
   private(set) var slotCount: UInt32 = 0
   private(set) var deadCount = 0
   private(set) var grantCount = 0
-  /// Tenants that have a vector or a group, ascending.
+  /// Tenants that have a vector or a group or are offloaded, ascending.
   private(set) var tenants = SortedNumbers()
+  var offloaded: [TenantID: OffloadedTenant] = [:]
+  /// Vectors that are out of memory with their only tenant.
+  var parked: [VectorID: TenantID] = [:]
+  /// Where offloaded tenants go.
+  var spill = SpillFile()
   private let kernels = Kernels.current
 
   init(config: VectorConfig, tree: ClusterTree, expecting count: Int = 0) {
@@ -90,8 +95,8 @@ final class GenerationWriter: @unchecked Sendable {
         groups.ensure(tenant)
         groups[tenant] = list
       }
-      roots.ensure(tenant)
-      roots[tenant] = TenantRoot(root: try checked(root.root), count: root.count).word
+      if root.root != TenantRoot.offloaded { _ = try checked(root.root) }
+      setRoot(root, of: tenant)
       self.tenants.insert(tenant)
     }
   }
@@ -103,9 +108,12 @@ final class GenerationWriter: @unchecked Sendable {
     return shift
   }
 
+  /// Vectors that are in memory and not deleted.
   var liveCount: Int { Int(slotCount) - deadCount }
 
   func slot(of id: VectorID) -> UInt32? { idTable.slot(of: id, ids: generation.ids) }
+
+  func contains(_ id: VectorID) -> Bool { slot(of: id) != nil || parked[id] != nil }
 
   /// The tenants that were granted a slot, ascending.
   func tenants(of slot: UInt32) -> [TenantID] { forest.numbers(access[slot]) }
@@ -115,6 +123,18 @@ final class GenerationWriter: @unchecked Sendable {
   func root(of tenant: TenantID) -> TenantRoot {
     roots.exists(tenant) ? TenantRoot(roots[tenant]) : TenantRoot(root: 0, count: 0)
   }
+
+  func setRoot(_ root: TenantRoot, of tenant: TenantID) {
+    roots.ensure(tenant)
+    roots[tenant] = root.word
+    if root.count > 0 || root.root != 0 { tenants.insert(tenant) } else { forgetIfEmpty(tenant) }
+  }
+
+  /// Rights are counted also of vectors that are out of memory.
+  func countParkedGrantGone() { grantCount -= 1 }
+
+  /// Gives a slot without rights its access list.
+  func setAccess(_ tenants: [TenantID], of slot: UInt32) { access[slot] = forest.makeList(tenants) }
 
   func groups(of tenant: TenantID) -> [TenantID] {
     groups.exists(tenant) ? forest.numbers(groups[tenant]) : []
@@ -138,7 +158,7 @@ final class GenerationWriter: @unchecked Sendable {
   }
 
   /// The same with a row that was encoded before, from another generation.
-  private func insert(_ id: VectorID, copying row: UnsafeRawPointer, owner: TenantID?) -> UInt32 {
+  func insert(_ id: VectorID, copying row: UnsafeRawPointer, owner: TenantID?) -> UInt32 {
     let slot = slotCount
     ensureSlot(slot)
     generation.floats.row(slot).copyMemory(from: row, byteCount: generation.encoding.floatRowBytes)
@@ -178,6 +198,8 @@ final class GenerationWriter: @unchecked Sendable {
   func grant(_ slot: UInt32, to tenant: TenantID) -> Bool {
     guard let list = forest.adding(tenant, to: access[slot]) else { return false }
     access[slot] = list
+    grantCount += 1
+    if note(generation.ids[slot], isGranted: true, to: tenant) { return true }
     roots.ensure(tenant)
     var root = TenantRoot(roots[tenant])
     if root.count == 0 { tenants.insert(tenant) }
@@ -186,7 +208,6 @@ final class GenerationWriter: @unchecked Sendable {
     }
     root = TenantRoot(root: grown, count: root.count + 1)
     roots[tenant] = root.word
-    grantCount += 1
     return true
   }
 
@@ -199,18 +220,24 @@ final class GenerationWriter: @unchecked Sendable {
   }
 
   private func removeFromTree(_ slot: UInt32, of tenant: TenantID) {
+    grantCount -= 1
+    if note(generation.ids[slot], isGranted: false, to: tenant) { return }
     let root = TenantRoot(roots[tenant])
     guard let shrunk = forest.revoking(slot, in: root.root, paths: generation.paths) else {
       preconditionFailure("tenant \(tenant) had slot \(slot) in its access list but not in its tree")
     }
     roots[tenant] = TenantRoot(root: shrunk, count: root.count - 1).word
-    grantCount -= 1
     forgetIfEmpty(tenant)
   }
 
   /// Takes the vector from all tenants; its slot stays dead until the next generation.
   func delete(_ slot: UInt32) {
     for tenant in forest.numbers(access[slot]) { removeFromTree(slot, of: tenant) }
+    forget(slot)
+  }
+
+  /// Frees the id and the access list of a slot, which is dead from here on.
+  func forget(_ slot: UInt32) {
     forest.dropList(access[slot])
     access[slot] = 0
     idTable.remove(generation.ids[slot], ids: generation.ids)
@@ -219,6 +246,7 @@ final class GenerationWriter: @unchecked Sendable {
 
   /// Takes all vectors from a tenant; the vectors stay. Returns how many it had.
   func dropTenant(_ tenant: TenantID) -> Int {
+    _ = load(tenant)
     let root = self.root(of: tenant)
     for slot in forest.slots(root.root) {
       access[slot] = forest.removing(tenant, from: access[slot]) ?? access[slot]
@@ -240,7 +268,7 @@ final class GenerationWriter: @unchecked Sendable {
   }
 
   private func forgetIfEmpty(_ tenant: TenantID) {
-    if root(of: tenant).count == 0 && groups(of: tenant).isEmpty { tenants.remove(tenant) }
+    if root(of: tenant).count == 0 && groups(of: tenant).isEmpty && offloaded[tenant] == nil { tenants.remove(tenant) }
   }
 
   /// Shows the session to readers. Lists of rights first: a reader that finds a right missing looks again.
@@ -280,7 +308,7 @@ final class GenerationWriter: @unchecked Sendable {
     var byClass: [Int: [TenantID]] = [:]
     for tenant in tenants {
       let count = root(of: tenant).count
-      if count > 0 { byClass[PatienceTable.sizeClass(Int(count)), default: []].append(tenant) }
+      if count > 0 && offloaded[tenant] == nil { byClass[PatienceTable.sizeClass(Int(count)), default: []].append(tenant) }
     }
     var queries: [Int: [TuningQuery]] = [:]
     func query(_ slot: UInt32, _ tenant: TenantID) -> TuningQuery {
@@ -318,7 +346,8 @@ final class GenerationWriter: @unchecked Sendable {
     let slots = (0..<slotCount).filter { isAlive($0) }
     return GenerationSnapshot(
       generation: generation, slots: slots, access: slots.map { access[$0] }, owners: owners,
-      tenants: Array(tenants), groups: tenants.map { groups.exists($0) ? groups[$0] : 0 })
+      tenants: Array(tenants), groups: tenants.map { groups.exists($0) ? groups[$0] : 0 }, offloaded: offloaded,
+      parked: parked, spill: spill)
   }
 
   /// A copy of all that lived over another clustering tree, in the order of its leaves; the same input gives the same
@@ -341,7 +370,14 @@ final class GenerationWriter: @unchecked Sendable {
       let granted = source.numbers(source.access[i])
       access[new] = forest.makeList(granted)
       grantCount += granted.count
-      for tenant in granted { members[tenant, default: []].append(new) }
+      for tenant in granted where source.offloaded[tenant] == nil { members[tenant, default: []].append(new) }
+    }
+    (parked, spill) = (source.parked, source.spill)
+    grantCount += parked.count
+    for (tenant, state) in source.offloaded.sorted(by: { $0.key < $1.key }) {
+      var state = state
+      state.isShaped = false
+      keep(state, of: tenant)
     }
     for (tenant, groups) in zip(source.tenants, source.groups) {
       if let slots = members[tenant] {
@@ -359,14 +395,18 @@ final class GenerationWriter: @unchecked Sendable {
   /// Checks all invariants, and that trees and access lists say the same; throws `VectorError.corrupt`.
   func verify() throws {
     try generation.tree.verify()
-    var (live, granted) = (0, 0)
+    let elsewhere = try verifyOffloaded()
+    var (live, granted) = (0, parked.count)
     for slot in 0..<slotCount where isAlive(slot) {
       live += 1
       let tenants = forest.numbers(access[slot])
       granted += tenants.count
       for (i, tenant) in tenants.enumerated() {
         if i > 0 && tenants[i - 1] >= tenant { throw VectorError.corrupt("access list of slot \(slot) out of order") }
-        guard forest.contains(slot, path: generation.paths[slot], in: root(of: tenant).root) else {
+        let holds =
+          elsewhere[tenant]?.contains(generation.ids[slot])
+          ?? forest.contains(slot, path: generation.paths[slot], in: root(of: tenant).root)
+        guard holds else {
           throw VectorError.corrupt("slot \(slot) is granted to tenant \(tenant), whose tree lacks it")
         }
       }
@@ -377,7 +417,7 @@ final class GenerationWriter: @unchecked Sendable {
     var held = 0
     for tenant in tenants {
       let root = root(of: tenant)
-      let count = try forest.verify(root.root, paths: generation.paths)
+      let count = try elsewhere[tenant]?.count ?? forest.verify(root.root, paths: generation.paths)
       guard count == root.count else {
         throw VectorError.corrupt("tenant \(tenant) has \(count) vectors in its tree and \(root.count) counted")
       }
@@ -398,6 +438,9 @@ final class GenerationWriter: @unchecked Sendable {
       clusteringTree: generation.tree.nodeCount * (14 + generation.tree.centroids.rowBytes),
       // Two states of the access handle, id, path and owner.
       columns: Int(slotCount) * (8 + 8 + 8 + 4) + idTable.bytes,
-      trees: generation.slab.usedBytes, tenants: roots.bytes + groups.bytes)
+      trees: generation.slab.usedBytes, tenants: roots.bytes + groups.bytes,
+      // A dictionary is at most three quarters full.
+      offloaded: parked.capacity * 16 + offloaded.values.reduce(0) { $0 + $1.residentBytes },
+      onDisk: offloaded.values.reduce(0) { $0 + $1.packed.byteCount - $1.packed.residentBytes })
   }
 }

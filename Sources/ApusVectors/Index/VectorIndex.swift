@@ -79,7 +79,7 @@ public final class VectorIndex: Sendable {
   /// The vectors of `tenant`, and of the groups that it is in, that are nearest to `query` (`[dim]`): min(k, as many as
   /// it has), nearest first, equals by id. An unknown tenant has none. `filter` and `among` narrow that further.
   ///
-  /// Throws `VectorError.dimension`, `.notFinite`, `.zeroVector`, `.parameter`.
+  /// Throws `VectorError.dimension`, `.notFinite`, `.zeroVector`, `.parameter`, `.offloaded`.
   public func search(
     _ query: [Float], as tenant: TenantID, filter: AccessFilter? = nil, among: VectorIDSet? = nil,
     options: SearchOptions = SearchOptions()
@@ -103,6 +103,7 @@ public final class VectorIndex: Sendable {
       try search.prepare(query, encoding: generation.encoding)
       while true {
         let view = RightsView(tenants, in: generation)
+        try view.requireWhole()
         if let result = try run(search, view, filter, among, generation, options) { return result }
       }
     }
@@ -110,43 +111,66 @@ public final class VectorIndex: Sendable {
 
   /// Whether `tenant` itself was granted `id` at this moment. Takes the writer's lock.
   public func isGranted(_ id: VectorID, to tenant: TenantID) -> Bool {
-    writer.withLock { state in state.writer.slot(of: id).map { state.writer.tenants(of: $0).contains(tenant) } ?? false
+    writer.withLock { state in
+      state.writer.slot(of: id).map { state.writer.tenants(of: $0).contains(tenant) }
+        ?? (state.writer.parked[id] == tenant)
     }
   }
 
   /// Whether a vector has this id at this moment. Takes the writer's lock.
-  func contains(_ id: VectorID) -> Bool { writer.withLock { $0.writer.slot(of: id) != nil } }
+  func contains(_ id: VectorID) -> Bool { writer.withLock { $0.writer.contains(id) } }
 
-  /// The ids that `tenant` may see, its groups' included, and that pass `filter`, ascending. O(n log n).
-  public func ids(of tenant: TenantID, filter: AccessFilter? = nil) -> [VectorID] {
-    read { generation, _ in
+  /// The ids that `tenant` may see, its groups' included, and that pass `filter`, ascending. O(n log n). Throws
+  /// `VectorError.offloaded`.
+  public func ids(of tenant: TenantID, filter: AccessFilter? = nil) throws -> [VectorID] {
+    try read { generation, _ in
       let view = RightsView([tenant], in: generation)
-      let forest = TenantForest(tree: generation.tree, slab: generation.slab, capacity: config.bufferCapacity)
-      var ids: Set<VectorID> = []
-      for root in view.roots {
-        forest.forEachList(root) { slots in
-          for slot in slots where filter == nil || view.covers(slot, filter: filter, in: generation) {
-            ids.insert(generation.ids[slot])
-          }
+      try view.requireWhole()
+      return ids(view, filter: filter, in: generation).sorted()
+    }
+  }
+
+  private func ids(_ view: RightsView, filter: AccessFilter?, in generation: Generation) -> Set<VectorID> {
+    let forest = TenantForest(tree: generation.tree, slab: generation.slab, capacity: config.bufferCapacity)
+    var ids: Set<VectorID> = []
+    for root in view.roots {
+      forest.forEachList(root) { slots in
+        for slot in slots where filter == nil || view.covers(slot, filter: filter, in: generation) {
+          ids.insert(generation.ids[slot])
         }
       }
-      return ids.sorted()
+    }
+    return ids
+  }
+
+  /// The same, with what offloaded tenants have, which is read from disk. Takes the writer's lock.
+  public func idsWithOffloaded(of tenant: TenantID) -> [VectorID] {
+    writer.withLock { state in
+      let view = RightsView([tenant], in: state.writer.generation)
+      var all = ids(view, filter: nil, in: state.writer.generation)
+      for tenant in view.offloaded { all.formUnion(state.writer.offloaded[tenant]?.ids() ?? []) }
+      return all.sorted()
     }
   }
 
   /// The stored vector (under cosine: scaled to length 1), or nil when there is none that `tenant` may see. Takes the
-  /// writer's lock.
-  public func vector(_ id: VectorID, as tenant: TenantID) -> [Float]? {
-    writer.withLock { state in
+  /// writer's lock. Throws `VectorError.offloaded` for one that it sees only by an offloaded tenant's right.
+  public func vector(_ id: VectorID, as tenant: TenantID) throws -> [Float]? {
+    try writer.withLock { state in
       let generation = state.writer.generation
-      guard let slot = state.writer.slot(of: id),
-        RightsView([tenant], in: generation).covers(slot, filter: nil, in: generation)
-      else { return nil }
-      return generation.vector(at: slot)
+      let view = RightsView([tenant], in: generation)
+      let slot = state.writer.slot(of: id)
+      if let slot, view.covers(slot, filter: nil, in: generation) { return generation.vector(at: slot) }
+      let granted = slot.map { state.writer.tenants(of: $0) } ?? state.writer.parked[id].map { [$0] } ?? []
+      if let away = view.offloaded.first(where: granted.contains) { throw VectorError.offloaded(away) }
+      return nil
     }
   }
 
-  /// Vectors that a tenant was granted itself.
+  /// Offloaded tenants go to a file without a name in `folder` from here on.
+  func spill(to folder: String) { writer.withLock { $0.writer.spill = SpillFile(folder: folder) } }
+
+  /// Vectors that a tenant was granted itself, also while it is offloaded.
   public func count(of tenant: TenantID) -> Int {
     read { generation, _ in Int(TenantRoot(generation.roots.load(tenant) ?? 0).count) }
   }
@@ -430,7 +454,7 @@ public final class VectorIndex: Sendable {
   public var stats: VectorStats {
     writer.withLock { state in
       VectorStats(
-        vectors: state.writer.liveCount, deleted: state.writer.deadCount, tenants: state.writer.tenants.count,
+        vectors: state.writer.liveCount + state.writer.parked.count, deleted: state.writer.deadCount, tenants: state.writer.tenants.count,
         grants: state.writer.grantCount, clusters: state.writer.generation.tree.nodeCount)
     }
   }

@@ -9,11 +9,14 @@ public struct VectorWriter {
   }
 
   private func slot(_ id: VectorID) throws -> UInt32 {
-    guard let slot = writer.slot(of: id) else { throw VectorError.unknownVector(id) }
+    guard let slot = resident(id) else { throw VectorError.unknownVector(id) }
     return slot
   }
 
-  public func contains(_ id: VectorID) -> Bool { writer.slot(of: id) != nil }
+  /// A vector that is out of memory comes back.
+  private func resident(_ id: VectorID) -> UInt32? { writer.slot(of: id) ?? writer.recall(id) }
+
+  public func contains(_ id: VectorID) -> Bool { writer.contains(id) }
 
   /// Stores `vector` (`[dim]`), granted to `owner` (if any) and `shareWith`. An id that is there gets the new vector and
   /// keeps its owner and its grants, to which `shareWith` is added. Returns true when the id was new.
@@ -29,7 +32,7 @@ public struct VectorWriter {
     func note() {
       journal?.changes.append(.upsert(id: id, vector: Array(vector), owner: owner, shareWith: Array(shareWith)))
     }
-    guard let old = writer.slot(of: id) else {
+    guard let old = resident(id) else {
       // It checks the vector before it changes anything.
       let slot = try writer.insert(id, vector, owner: owner)
       note()
@@ -78,9 +81,10 @@ public struct VectorWriter {
 
   /// Takes the vector from everybody. Throws `unknownVector`.
   public func delete(_ id: VectorID) throws {
-    let slot = try slot(id)
+    guard writer.contains(id) else { throw VectorError.unknownVector(id) }
     journal?.changes.append(.delete(id: id))
-    writer.delete(slot)
+    if writer.deleteParked(id) { return }
+    writer.delete(try slot(id))
   }
 
   /// Takes everything from the tenant, its groups included; the vectors stay. Returns how many it had.
@@ -96,8 +100,27 @@ public struct VectorWriter {
     writer.setGroups(groups, of: tenant)
   }
 
+  /// Moves the tenant's tree, and the vectors that nobody else was granted, out of memory: searches as the tenant, and as
+  /// members of it, throw `VectorError.offloaded` until `load`. Changes of rights go on and are noted. The memory of the
+  /// vectors comes back with the next compaction or training. False when it was offloaded before.
+  @discardableResult
+  public func offload(_ tenant: TenantID) -> Bool {
+    journal?.changes.append(.offload(tenant))
+    return writer.offload(tenant)
+  }
+
+  /// Brings an offloaded tenant back; it finds what it would have found had it stayed. False when it was not offloaded.
+  @discardableResult
+  public func load(_ tenant: TenantID) -> Bool {
+    journal?.changes.append(.load(tenant))
+    return writer.load(tenant)
+  }
+
   /// Who was granted a vector, ascending. Throws `unknownVector`.
-  public func tenants(of id: VectorID) throws -> [TenantID] { writer.tenants(of: try slot(id)) }
+  public func tenants(of id: VectorID) throws -> [TenantID] {
+    if let only = writer.parked[id] { return [only] }
+    return writer.tenants(of: try slot(id))
+  }
 
   public func owner(of id: VectorID) throws -> TenantID? { writer.owner(of: try slot(id)) }
 }

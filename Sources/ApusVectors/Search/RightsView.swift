@@ -9,6 +9,8 @@ struct RightsView {
   private(set) var roots: [UInt32] = []
   /// Vectors in all trees; one that is in two counts twice.
   private(set) var count = 0
+  /// Those whose trees are out of memory; the view is without them.
+  private(set) var offloaded: [TenantID] = []
 
   init(_ asked: [TenantID], in generation: Generation) {
     for tenant in asked where !tenants.contains(tenant) { tenants.append(tenant) }
@@ -22,14 +24,18 @@ struct RightsView {
     }
     for tenant in tenants {
       let word = generation.roots.load(tenant) ?? 0
-      words.append(word)
       let root = TenantRoot(word)
-      if root.root != 0 {
+      if root.root == TenantRoot.offloaded { offloaded.append(tenant) }
+      words.append(word)
+      if root.root != 0 && root.root != TenantRoot.offloaded {
         roots.append(root.root)
         count += Int(root.count)
       }
     }
   }
+
+  /// Throws `VectorError.offloaded` where the view is not whole.
+  func requireWhole() throws { if let tenant = offloaded.first { throw VectorError.offloaded(tenant) } }
 
   /// Of all tenants, 0 where one has no vectors.
   var allRoots: [UInt32] { words.map { TenantRoot($0).root } }
@@ -38,7 +44,7 @@ struct RightsView {
   func covers(_ slot: UInt32, filter: AccessFilter?, in generation: Generation) -> Bool {
     guard let list = generation.access.load(slot), list != 0 else { return false }
     let block = IDBlock(generation.blocks.address(list))
-    guard tenants.contains(where: { block.search($0).found }) else { return false }
+    guard tenants.contains(where: { block.search($0).found && !offloaded.contains($0) }) else { return false }
     // A tenant outside of the view has nothing, whatever the list says.
     return filter?.matches { tenants.contains($0) && block.search($0).found } ?? true
   }

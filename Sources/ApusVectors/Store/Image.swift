@@ -5,7 +5,7 @@ import KernelInterface
 /// Rows and columns are the memory's own, so that opening maps them; trees and lists are copied block by block into a
 /// fresh image without holes.
 enum ImageSection: String, CaseIterable {
-  case config, tree, floats, codes, ids, paths, owners, dead, access, tenants, slab, tuning
+  case config, tree, floats, codes, ids, paths, owners, dead, access, tenants, slab, tuning, offloaded
 }
 
 extension GenerationWriter {
@@ -23,7 +23,7 @@ extension GenerationWriter {
       }
     }
     try section(.config)
-    try put(config.encoded(slotCount: slotCount, grantCount: grantCount))
+    try put(config.encoded(slotCount: slotCount, grantCount: grantCount, hasOffloaded: !offloaded.isEmpty))
     try section(.tree)
     try put(generation.tree.encoded())
     try section(.floats)
@@ -54,7 +54,8 @@ extension GenerationWriter {
       let root = root(of: tenant)
       table.append(littleEndian: tenant)
       table.append(littleEndian: forest.copy(groups.exists(tenant) ? groups[tenant] : 0, to: &image))
-      table.append(littleEndian: TenantRoot(root: forest.copy(root.root, to: &image), count: root.count).word)
+      let copy = root.root == TenantRoot.offloaded ? root.root : forest.copy(root.root, to: &image)
+      table.append(littleEndian: TenantRoot(root: copy, count: root.count).word)
     }
     try section(.tenants)
     try put(table)
@@ -62,6 +63,9 @@ extension GenerationWriter {
     try put(image.bytes)
     try section(.tuning)
     try put(tuning.encoded())
+    guard !offloaded.isEmpty else { return }
+    try section(.offloaded)
+    try writeOffloaded(bytes)
   }
 
   /// The state that `writeImage` wrote. `section` gives private memory that `owner` keeps alive.
@@ -104,6 +108,12 @@ extension GenerationWriter {
     try writer.adopt(
       dead: UnsafeRawBufferPointer(try section(.dead)), access: UnsafeRawBufferPointer(try checked(.access, 4)),
       tenants: UnsafeRawBufferPointer(try section(.tenants)), slabUnits: slabBytes.count / Slab.unit)
+    let offloaded = UnsafeRawBufferPointer(try section(.offloaded))
+    if !offloaded.isEmpty { try writer.adoptOffloaded(offloaded, owner: owner) }
+    for tenant in writer.tenants
+    where writer.root(of: tenant).root == TenantRoot.offloaded && writer.offloaded[tenant] == nil {
+      throw VectorError.corrupt("the offloaded tenant \(tenant) is missing")
+    }
     return (writer, try PatienceTable(decoding: UnsafeRawBufferPointer(try section(.tuning))))
   }
 }
@@ -162,14 +172,15 @@ extension TenantForest {
 }
 
 extension VectorConfig {
-  private static let formatVersion: UInt32 = 2
+  /// The greater one has offloaded tenants, which programs that know only the other must not pass over.
+  private static let formatVersions: ClosedRange<UInt32> = 2...3
 
-  func encoded(slotCount: UInt32, grantCount: Int) -> [UInt8] {
+  func encoded(slotCount: UInt32, grantCount: Int, hasOffloaded: Bool) -> [UInt8] {
     var out: [UInt8] = []
     let metricCode = UInt32(VectorMetric.allCases.firstIndex(of: metric)!)
     let quantizerCode = UInt32(VectorQuantizer.allCases.firstIndex(of: quantizer)!)
     let numbers = [
-      Self.formatVersion, UInt32(dim), metricCode, quantizerCode, UInt32(branching), UInt32(bufferCapacity),
+      hasOffloaded ? Self.formatVersions.upperBound : Self.formatVersions.lowerBound, UInt32(dim), metricCode, quantizerCode, UInt32(branching), UInt32(bufferCapacity),
       UInt32(leafCapacity), slotCount,
     ]
     for number in numbers { out.append(littleEndian: number) }
@@ -180,8 +191,9 @@ extension VectorConfig {
   static func decode(_ bytes: UnsafeRawBufferPointer) throws -> (config: VectorConfig, slots: UInt32, grants: Int) {
     var reader = ByteReader(bytes, what: "configuration")
     let version = try reader.next(UInt32.self)
-    guard version == formatVersion else {
-      throw VectorError.corrupt("format version \(version); this program reads \(formatVersion)")
+    guard formatVersions.contains(version) else {
+      throw VectorError.corrupt(
+        "format version \(version); this program reads \(formatVersions.lowerBound) to \(formatVersions.upperBound)")
     }
     let dim = Int(try reader.next(UInt32.self))
     let (metric, quantizer) = (Int(try reader.next(UInt32.self)), Int(try reader.next(UInt32.self)))

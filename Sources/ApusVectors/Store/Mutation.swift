@@ -16,6 +16,9 @@ public enum Mutation: Sendable, Equatable {
   case tuning([UInt8])
   /// Something that only the layer above understands; the index ignores it.
   case note([UInt8])
+  /// `VectorWriter.offload` and `load`.
+  case offload(TenantID)
+  case load(TenantID)
   /// All of these or, after a crash, none; none of them is a batch.
   case batch([Mutation])
 
@@ -41,6 +44,8 @@ public enum Mutation: Sendable, Equatable {
     case .tuning: 9
     case .note: 10
     case .batch: 11
+    case .offload: 12
+    case .load: 13
     }
   }
 
@@ -60,7 +65,7 @@ public enum Mutation: Sendable, Equatable {
     case .grant(let id, let tenant), .revoke(let id, let tenant):
       out.append(littleEndian: id)
       out.append(littleEndian: tenant)
-    case .dropTenant(let tenant): out.append(littleEndian: tenant)
+    case .dropTenant(let tenant), .offload(let tenant), .load(let tenant): out.append(littleEndian: tenant)
     case .setGroups(let tenant, let groups):
       out.append(littleEndian: tenant)
       out.append(littleEndian: UInt32(groups.count))
@@ -109,6 +114,8 @@ public enum Mutation: Sendable, Equatable {
     case 8: self = .compact
     case 9: self = .tuning(Array(try reader.take(reader.remaining)))
     case 10: self = .note(Array(try reader.take(reader.remaining)))
+    case 12: self = .offload(try reader.next(UInt32.self))
+    case 13: self = .load(try reader.next(UInt32.self))
     case 11:
       var parts: [Mutation] = []
       while reader.remaining > 0 {

@@ -14,6 +14,7 @@ extension VectorIndex {
       let tree = try bytes.withUnsafeBytes { try ClusterTree(decoding: $0) }
       guard tree.dim == config.dim else { throw VectorError.dimension(seen: tree.dim, expected: config.dim) }
     case .tuning(let bytes): _ = try bytes.withUnsafeBytes { try PatienceTable(decoding: $0) }
+    case .offload(let tenant), .load(let tenant): try VectorWriter.check(tenant)
     case .dropTenant, .setGroups, .compact, .note: break
     case .batch(let parts): for part in parts { try check(part) }
     }
@@ -70,6 +71,8 @@ extension VectorIndex {
       case .setGroups(let tenant, let groups):
         writer.setGroups(groups, of: tenant)
         return true
+      case .offload(let tenant): return tenant != .max && writer.offload(tenant)
+      case .load(let tenant): return writer.load(tenant)
       case .adoptTree, .compact, .tuning, .note, .batch: return false
       }
     } catch { return false }

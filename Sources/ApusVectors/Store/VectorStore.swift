@@ -33,6 +33,7 @@ public final class VectorStore: Sendable {
   static func create(_ path: String, _ config: VectorConfig, layer: any FileLayer) throws -> VectorStore {
     let index = try VectorIndex(config)
     try StoreDirectory.create(path, layer: layer)
+    index.spill(to: path)
     let directory = try StoreDirectory(opening: path, layer: layer, load: { _ in }, apply: { _, _, _ in })
     let store = VectorStore(index: index, directory: directory)
     // The configuration is part of the first checkpoint.
@@ -69,6 +70,7 @@ public final class VectorStore: Sendable {
           segment.contains(section.rawValue)
             ? try segment.section(section.rawValue) : UnsafeMutableRawBufferPointer(start: nil, count: 0)
         }, owner: segment)
+      index!.spill(to: path)
       // The index works in these two as they are mapped; of the others it has copies.
       for section in ImageSection.allCases
       where section != .floats && section != .slab && segment.contains(section.rawValue) {

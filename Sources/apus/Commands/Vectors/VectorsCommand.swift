@@ -21,7 +21,7 @@ struct VectorsCommand: ParsableCommand {
     subcommands: [
       VectorsCreateCommand.self, VectorsImportCommand.self, VectorsTrainCommand.self, VectorsTuneCommand.self,
       VectorsSearchCommand.self, VectorsApplyCommand.self, VectorsGrantCommand.self, VectorsRevokeCommand.self,
-      VectorsExportCommand.self,
+      VectorsOffloadCommand.self, VectorsLoadCommand.self, VectorsExportCommand.self,
       VectorsStatsCommand.self, VectorsVerifyCommand.self, VectorsCompactCommand.self, VectorsSnapshotCommand.self,
       VectorsBenchCommand.self,
     ])
@@ -215,7 +215,7 @@ struct VectorsStatsCommand: ParsableCommand {
       deleted   \(stats.deleted) (until the next compaction)
       clusters  \(stats.clusters)
       bytes     \(memory.total): vectors \(memory.vectors), codes \(memory.codes), index \(memory.index) \
-      (clusters \(memory.clusteringTree), columns \(memory.columns), trees \(memory.trees), tenants \(memory.tenants))
+      (clusters \(memory.clusteringTree), columns \(memory.columns), trees \(memory.trees), tenants \(memory.tenants), offloaded \(memory.offloaded)); on disk only \(memory.onDisk)
 
       """)
   }
@@ -236,9 +236,12 @@ struct StoreBytes: Encodable {
   var codes: Int
   var index: Int
   var total: Int
+  /// Of offloaded tenants; in no sum.
+  var onDisk: Int
 
   init(_ memory: VectorMemory) {
     (vectors, codes, index, total) = (memory.vectors, memory.codes, memory.index, memory.total)
+    onDisk = memory.onDisk
   }
 }
 
@@ -268,6 +271,45 @@ struct VectorsCompactCommand: ParsableCommand {
     try store.checkpoint()
     try store.close()
     if self.store.json { try JSONOutput.print(["compacted": true]) }
+  }
+}
+
+struct VectorsOffloadCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "offload",
+    abstract: "Moves tenants out of memory: their trees, and the vectors that only they have.")
+
+  @OptionGroup var store: StoreOptions
+  @Option(name: .customLong("tenant"), parsing: .upToNextOption, help: "The tenants.")
+  var tenants: [TenantID]
+
+  func run() throws { try VectorsLoadCommand.commit(tenants.map(Mutation.offload), to: store, compacting: true) }
+}
+
+struct VectorsLoadCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "load", abstract: "Brings offloaded tenants back: they find what they would have found.")
+
+  @OptionGroup var store: StoreOptions
+  @Option(name: .customLong("tenant"), parsing: .upToNextOption, help: "The tenants.")
+  var tenants: [TenantID]
+
+  func run() throws { try Self.commit(tenants.map(Mutation.load), to: store, compacting: false) }
+
+  static func commit(_ mutations: [Mutation], to options: StoreOptions, compacting: Bool) throws {
+    let store = try options.open()
+    let changed = try store.commit(mutations).changed
+    if compacting { try store.compact() }
+    try store.checkpoint()
+    let memory = store.index.memory
+    try store.close()
+    if options.json { return try JSONOutput.print(Changed(changed: changed, bytes: StoreBytes(memory))) }
+    Terminal.write("\(changed) tenants; \(memory.total) bytes in memory, \(memory.onDisk) on disk only\n")
+  }
+
+  private struct Changed: Encodable {
+    var changed: Int
+    var bytes: StoreBytes
   }
 }
 

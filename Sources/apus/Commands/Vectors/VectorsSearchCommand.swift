@@ -190,8 +190,8 @@ struct VectorsExportCommand: ParsableCommand {
     let store = try store.open()
     var writer = try JSONLinesWriter(path: out)
     var count = 0
-    for id in store.index.ids(of: tenant) {
-      guard let vector = store.index.vector(id, as: tenant) else { continue }
+    for id in try store.index.ids(of: tenant) {
+      guard let vector = try store.index.vector(id, as: tenant) else { continue }
       // Who else has it is not the tenant's business.
       try writer.append(
         VectorRecord(
