@@ -6,12 +6,15 @@ public final class EncoderEngine: EmbeddingEngine {
   public let name: String
   public let contextLength: Int
   public let dimensions: Int
+  public let weightsDigest: String?
   public let tokenizer: any Tokenizer
   private let thread: EngineThread<ModelRunner>
 
-  /// Throws ``GenerationError/wrongKindOfModel(model:architecture:expected:)`` for a model that makes no embeddings.
-  public init(_ model: LoadedModel, _ options: RunnerOptions = .init()) async throws {
+  /// `weightsDigest` names the weights to who keeps vectors of them. Throws
+  /// ``GenerationError/wrongKindOfModel(model:architecture:expected:)`` for a model that makes no embeddings.
+  public init(_ model: LoadedModel, _ options: RunnerOptions = .init(), weightsDigest: String? = nil) async throws {
     try model.requireEncoder()
+    self.weightsDigest = weightsDigest
     name = model.name
     contextLength = model.contextLength
     dimensions = model.config.dim

@@ -80,8 +80,14 @@ public protocol EmbeddingEngine: Sendable {
   var contextLength: Int { get }
   /// Elements of a vector.
   var dimensions: Int { get }
+  /// SHA-256 of the weights, in hex; nil where they are no file's.
+  var weightsDigest: String? { get }
   var tokenizer: any Tokenizer { get }
   /// One normalised vector an input `[tokens]`, in order. Throws ``RunnerError``.
   func embed(_ inputs: [[Int32]]) async throws -> [[Float]]
   func stop()
+}
+
+extension EmbeddingEngine {
+  public var weightsDigest: String? { nil }
 }

@@ -7,9 +7,11 @@ enum MetadataKey {
   static let authorization = "authorization"
   static let apiKey = "x-api-key"
   static let tenant = "x-apus-tenant"
+  static let requestID = "x-request-id"
+  static let traceParent = "traceparent"
 }
 
-/// Lets in who has a key, names who is asking, gives errors their statuses, and writes a line of the log a call.
+/// Lets in who has a key, names who is asking, and gives errors their statuses.
 struct AccessInterceptor: ServerInterceptor {
   let policy: CallerPolicy
   let logger: Logger
@@ -18,55 +20,51 @@ struct AccessInterceptor: ServerInterceptor {
     request: StreamingServerRequest<Input>, context: ServerContext,
     next: @Sendable (StreamingServerRequest<Input>, ServerContext) async throws -> StreamingServerResponse<Output>
   ) async throws -> StreamingServerResponse<Output> {
-    let begun = ContinuousClock.now
-    var tenant = "-"
+    let record = Call.current?.record
+    @Sendable func during<T>(_ principal: Principal, _ body: () async throws -> T) async throws -> T {
+      do {
+        return try await Caller.$principal.withValue(principal) {
+          if let record { try await record.during(body) } else { try await body() }
+        }
+      } catch { throw answer(error, context, record) }
+    }
+    let principal = try admit(request.metadata, context, record)
+    var response = try await during(principal) { try await next(request, context) }
     do {
-      let principal = try principal(request.metadata)
-      tenant = principal.tenant
-      var response = try await Caller.$principal.withValue(principal) { try await next(request, context) }
       var contents = try response.accepted.get()
       let produce = contents.producer
-      contents.producer = { writer in
-        do {
-          let trailer = try await Caller.$principal.withValue(principal) { try await produce(writer) }
-          log(context, principal.tenant, since: begun, error: nil)
-          return trailer
-        } catch { throw answer(error, context, principal.tenant, since: begun) }
-      }
+      contents.producer = { writer in try await during(principal) { try await produce(writer) } }
       response.accepted = .success(contents)
       return response
-    } catch { throw answer(error, context, tenant, since: begun) }
+    } catch { throw answer(error, context, record) }
   }
 
-  private func principal(_ metadata: Metadata) throws -> Principal {
-    func first(_ key: String) -> String? { metadata[stringValues: key].first { _ in true } }
-    return try policy.principal(
-      authorization: first(MetadataKey.authorization).map { $0[...] },
-      apiKey: first(MetadataKey.apiKey).map { $0[...] }, tenant: first(MetadataKey.tenant))
+  private func admit(
+    _ metadata: Metadata, _ context: ServerContext, _ record: (any CallRecord)?
+  ) throws -> Principal {
+    do {
+      let owner = try policy.owner(
+        authorization: metadata.first(MetadataKey.authorization), apiKey: metadata.first(MetadataKey.apiKey))
+      let principal = try policy.principal(keyOwner: owner, tenant: metadata.first(MetadataKey.tenant))
+      record?.identify(keyOwner: owner, tenant: principal.tenant)
+      return principal
+    } catch { throw answer(error, context, record) }
   }
 
-  /// What the caller gets of an error.
-  private func answer(
-    _ error: any Error, _ context: ServerContext, _ tenant: String, since begun: ContinuousClock.Instant
-  ) -> any Error {
-    log(context, tenant, since: begun, error: error)
-    if let error = CallError(error) { return error }
-    return error is RPCError ? error : CallError.failed
-  }
-
-  private func log(
-    _ context: ServerContext, _ tenant: String, since begun: ContinuousClock.Instant, error: (any Error)?
-  ) {
-    let seen = error.map { CallError($0)?.code ?? ($0 as? RPCError)?.code ?? .internalError }
-    var metadata: Logger.Metadata = [
-      "method": .string(context.descriptor.method), "tenant": .string(tenant),
-      "status": .string(seen.map { "\($0)" } ?? "ok"), "duration": .string("\(begun.duration(to: .now))"),
-    ]
-    if let error, seen == .internalError {
-      metadata["error"] = .string("\(error)")
-      logger.error("call", metadata: metadata)
-    } else {
-      logger.info("call", metadata: metadata)
+  /// What the caller gets of an error. Only the log learns what went wrong inside.
+  private func answer(_ error: any Error, _ context: ServerContext, _ record: (any CallRecord)?) -> any Error {
+    if let known = CallError(error) {
+      Call.current?.fail(known.reason)
+      return known
     }
+    if error is RPCError { return error }
+    logger.error(
+      "call failed",
+      metadata: [
+        "method": .string(context.descriptor.fullyQualifiedMethod), "request_id": .string(record?.id ?? ""),
+        "error": .string("\(error)"),
+      ])
+    Call.current?.fail(CallError.failed.reason)
+    return CallError.failed
   }
 }

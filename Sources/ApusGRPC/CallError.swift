@@ -11,6 +11,8 @@ struct CallError: Error, Equatable {
   var reason: String
   /// The path of a field, such as `points.3.vector.17`.
   var field: String?
+  /// When it is worth trying again.
+  var retryAfter: Duration?
 
   static let domain = "apus"
 
@@ -22,6 +24,13 @@ struct CallError: Error, Equatable {
     code: .permissionDenied, message: "\(MetadataKey.tenant) names another tenant than the API key's",
     reason: "other_tenant")
 
+  static func tooLarge(_ size: Int, limit: Int) -> CallError {
+    CallError(
+      code: .resourceExhausted,
+      message: "a message of the call has \(size) bytes, expected at most \(limit): send what it holds in several",
+      reason: "request_too_large")
+  }
+
   /// Nothing of what went wrong inside is for callers: it may name files, or what others have.
   static let failed = CallError(
     code: .internalError, message: "the server could not do it; its log says why", reason: "internal_error")
@@ -31,11 +40,14 @@ struct CallError: Error, Equatable {
     .invalid(path: path, seen: "nothing", expected: expected)
   }
 
-  init(code: RPCError.Code, message: String, reason: String, field: String? = nil) {
+  init(
+    code: RPCError.Code, message: String, reason: String, field: String? = nil, retryAfter: Duration? = nil
+  ) {
     self.code = code
     self.message = message
     self.reason = reason
     self.field = field
+    self.retryAfter = retryAfter
   }
 
   /// Nil for errors of the server's own, which callers must not see.
@@ -56,8 +68,14 @@ struct CallError: Error, Equatable {
     case .notFound: self.init(code: .notFound, message: message, reason: "not_found")
     case .forbidden: self.init(code: .permissionDenied, message: message, reason: "forbidden")
     case .inactive: self.init(code: .permissionDenied, message: message, reason: "tenant_inactive")
-    case .quotaExceeded(let path, _, _):
+    case .quotaExceeded(let path, _, _, _):
       self.init(code: .resourceExhausted, message: message, reason: "quota_exceeded", field: path)
+    case .tooManyQueries(_, _, let wait):
+      self.init(
+        code: .resourceExhausted, message: message, reason: "rate_limit_exceeded", retryAfter: .seconds(wait))
+    case .otherWeights:
+      self.init(
+        code: .failedPrecondition, message: message, reason: "embedding_model_changed", field: "embedding_model")
     case .invalid(let path, _, _):
       self.init(code: .invalidArgument, message: message, reason: "invalid_value", field: path)
     case .exists: self.init(code: .alreadyExists, message: message, reason: "already_exists")
@@ -84,6 +102,7 @@ struct CallError: Error, Equatable {
 extension CallError: RPCErrorConvertible {
   private var status: GoogleRPCStatus {
     var details: [ErrorDetails] = [.errorInfo(reason: reason, domain: Self.domain)]
+    if let retryAfter { details.append(.retryInfo(delay: retryAfter)) }
     if let field { details.append(.badRequest(violations: [.init(field: field, description: message)])) }
     return GoogleRPCStatus(code: code, message: message, details: details)
   }

@@ -4,36 +4,33 @@ import ApusCollections
 public struct CallerPolicy: Sendable {
   /// The name of a key's owner, nil for an unknown key; without it everybody may do everything.
   public var keyOwner: (@Sendable (Substring) -> String?)?
-  /// Names of keys that may also act as any tenant.
-  public var admins: Set<String>
+  public var roles: Roles
   /// As whom those act who say nothing, on a server without keys.
   public var defaultTenant: String
 
   public init(
-    keyOwner: (@Sendable (Substring) -> String?)? = nil, admins: Set<String> = Principal.administrators,
+    keyOwner: (@Sendable (Substring) -> String?)? = nil, roles: Roles = Roles(),
     defaultTenant: String = Principal.defaultTenant
   ) {
     self.keyOwner = keyOwner
-    self.admins = admins
+    self.roles = roles
     self.defaultTenant = defaultTenant
   }
 
-  /// Who makes a call with this metadata. Throws ``CallError``.
-  func principal(authorization: Substring?, apiKey: Substring?, tenant named: String?) throws -> Principal {
-    let owner = try owner(authorization, apiKey)
-    guard
-      let principal = Principal(
-        keyOwner: owner, naming: named, administrators: admins, defaultTenant: defaultTenant)
-    else { throw CallError.otherTenant }
+  /// As whom the owner of a key acts, nil on a server without keys. Throws ``CallError``.
+  func principal(keyOwner: String?, tenant named: String?) throws -> Principal {
+    guard let principal = roles.principal(keyOwner: keyOwner, naming: named, defaultTenant: defaultTenant) else {
+      throw CallError.otherTenant
+    }
     try principal.validate()
     return principal
   }
 
-  /// The owner of the key that a call brought; nil on a server without keys.
-  private func owner(_ authorization: Substring?, _ apiKey: Substring?) throws -> String? {
+  /// The owner of the key that a call brought; nil on a server without keys. Throws ``CallError``.
+  func owner(authorization: String?, apiKey: String?) throws -> String? {
     guard let keyOwner else { return nil }
     let bearer = authorization.flatMap { $0.hasPrefix(Self.scheme) ? $0.dropFirst(Self.scheme.count) : nil }
-    guard let key = bearer ?? apiKey else {
+    guard let key = bearer ?? apiKey.map({ $0[...] }) else {
       throw CallError.unauthenticated("this server wants an API key: authorization: Bearer KEY")
     }
     guard let owner = keyOwner(key) else { throw CallError.unauthenticated("the API key is not known") }

@@ -17,7 +17,7 @@ public final class CollectionServer: Sendable {
     public var port: Int
     /// Files of a certificate chain and its private key, PEM; nil speaks HTTP/2 in plain text.
     public var tls: (certificates: String, privateKey: String)?
-    /// A call with a message beyond this many bytes is reset.
+    /// A call with a message beyond this many bytes ends with RESOURCE_EXHAUSTED.
     public var messageLimit: Int
     /// How long calls under way may take once the server shall leave, in seconds.
     public var drainTimeout: Double
@@ -34,31 +34,37 @@ public final class CollectionServer: Sendable {
     }
   }
 
-  private let server: GRPCServer<HTTP2ServerTransport.Posix>
+  private let server: GRPCServer<RecordedTransport>
   private let drainTimeout: Duration
   private let departure = Departure()
   /// Ends when the server shall leave.
   private let staying: AsyncStream<Never>
   private let leave: AsyncStream<Never>.Continuation
 
-  /// Throws if the host has no address.
+  /// `calls` keeps a record of each. Throws if the host has no address.
   public init(
     _ store: CollectionStore, callers: CallerPolicy = CallerPolicy(), _ options: Options = Options(),
-    logger: Logger = Logger(label: "apus")
+    calls: (any CallLog)? = nil, logger: Logger = Logger(label: "apus")
   ) throws {
     drainTimeout = .seconds(options.drainTimeout)
     (staying, leave) = AsyncStream.makeStream(of: Never.self)
+    let mark = OversizeMark()
+    let http = HTTP2ServerTransport.Posix(
+      address: try Self.address(options.host, options.port),
+      transportSecurity: options.tls.map {
+        .tls(
+          certificateChain: [.file(path: $0.certificates, format: .pem)],
+          privateKey: .file(path: $0.privateKey, format: .pem))
+      } ?? .plaintext,
+      config: .defaults { Self.limit(&$0, options, mark) })
+    // Whoever asks for the server's health needs no key.
     server = GRPCServer(
-      transport: HTTP2ServerTransport.Posix(
-        address: try Self.address(options.host, options.port),
-        transportSecurity: options.tls.map {
-          .tls(
-            certificateChain: [.file(path: $0.certificates, format: .pem)],
-            privateKey: .file(path: $0.privateKey, format: .pem))
-        } ?? .plaintext,
-        config: .defaults { Self.limit(&$0, options) }),
-      services: [CollectionService(store: store, departure: departure)],
-      interceptors: [AccessInterceptor(policy: callers, logger: logger)])
+      transport: RecordedTransport(
+        base: http, log: calls ?? NoCallLog(), mark: mark, messageLimit: options.messageLimit),
+      services: [CollectionService(store: store, departure: departure), HealthService(departure: departure)],
+      interceptorPipeline: [
+        .apply(AccessInterceptor(policy: callers, logger: logger), to: .services([WireCollections.descriptor]))
+      ])
   }
 
   private static func address(_ host: String, _ port: Int) throws -> GRPCNIOTransportCore.SocketAddress {
@@ -77,8 +83,17 @@ public final class CollectionServer: Sendable {
   /// Bytes under way: 64 KiB, the usual size, make bulk uploads wait for the other end of a long line.
   private static let window = 1 << 20
 
-  private static func limit(_ config: inout HTTP2ServerTransport.Posix.Config, _ options: Options) {
-    config.rpc.maxRequestPayloadSize = options.messageLimit
+  private static func limit(
+    _ config: inout HTTP2ServerTransport.Posix.Config, _ options: Options, _ mark: OversizeMark
+  ) {
+    // The transport's own limit would reset the stream.
+    config.rpc.maxRequestPayloadSize = max(options.messageLimit, OversizeMark.bytes)
+    config.channelDebuggingCallbacks.onAcceptHTTP2Stream = { stream in
+      stream.eventLoop.makeCompletedFuture {
+        try stream.pipeline.syncOperations.addHandler(
+          MessageLimiter(limit: options.messageLimit, mark: mark), position: .first)
+      }
+    }
     config.http2.maxConcurrentStreams = callsPerConnection
     config.http2.targetWindowSize = window
     config.connection.maxIdleTime = idleTime
@@ -93,7 +108,7 @@ public final class CollectionServer: Sendable {
       group.addTask { try await server.serve() }
       group.addTask {
         // Without an address the error of `serve` says why.
-        if let address = try? await server.transport.listeningAddress {
+        if let address = try? await server.transport.base.listeningAddress {
           await onListening(address.ipv4?.port ?? address.ipv6?.port ?? 0)
         }
         for await _ in staying {}

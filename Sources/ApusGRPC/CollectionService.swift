@@ -40,20 +40,20 @@ struct CollectionService: WireCollections.SimpleServiceProtocol {
   func listCollections(
     request: WireListCollectionsRequest, context: ServerContext
   ) async throws -> WireListCollectionsResponse {
-    let configs = try await blocking { try store.names().map { try store.collection($0).config } }
-    return .with { $0.collections = configs.map { WireCollection($0) } }
+    let collections = try await blocking { try store.names().map { WireCollection(try store.collection($0)) } }
+    return .with { $0.collections = collections }
   }
 
   func createCollection(request: WireCollection, context: ServerContext) async throws -> WireCollection {
     let caller = try Caller.current
     return try await blocking {
       let config = try request.config(embedder: store.embedder)
-      return WireCollection(try store.ensure(config, as: caller).config)
+      return WireCollection(try store.ensure(config, as: caller))
     }
   }
 
   func getCollection(request: WireGetCollectionRequest, context: ServerContext) async throws -> WireCollection {
-    try await with(request.collection) { collection, _ in WireCollection(collection.config) }
+    try await with(request.collection) { collection, _ in WireCollection(collection) }
   }
 
   func deleteCollection(
@@ -89,7 +89,9 @@ struct CollectionService: WireCollections.SimpleServiceProtocol {
     try await with(request.collection) { collection, caller in
       try .with {
         if let own = try? collection.stats(of: caller.tenant, as: caller) { $0.tenant = WireTenant(own) }
-        if caller.isAdmin { $0.collection = WireCollectionStats(try collection.stats(as: caller)) }
+        if caller.isAdmin {
+          $0.collection = WireCollectionStats(try collection.stats(as: caller), try collection.bytes(as: caller))
+        }
       }
     }
   }
@@ -136,6 +138,7 @@ struct CollectionService: WireCollections.SimpleServiceProtocol {
 
   func scroll(request: WireScrollRequest, context: ServerContext) async throws -> WireScrollResponse {
     try await with(request.collection) { collection, caller in
+      try collection.admit(as: caller)
       let page = try collection.scroll(
         limit: request.hasLimit ? Int(request.limit) : Self.usualPage, cursor: request.hasCursor ? request.cursor : nil,
         access: try request.hasAccess ? request.access.filter("access") : nil,
@@ -151,6 +154,7 @@ struct CollectionService: WireCollections.SimpleServiceProtocol {
 
   func count(request: WireCountRequest, context: ServerContext) async throws -> WireCountResponse {
     try await with(request.collection) { collection, caller in
+      try collection.admit(as: caller)
       let count = try collection.count(
         access: try request.hasAccess ? request.access.filter("access") : nil,
         payload: try request.hasFilter ? request.filter.filter("filter") : nil, as: caller)
@@ -184,7 +188,8 @@ struct CollectionService: WireCollections.SimpleServiceProtocol {
     let (collection, asked) = try await with(request.collection) { collection, _ in
       (collection, try inField("query") { try request.query.query(for: collection.config) })
     }
-    let query = try await encoding { try await collection.embedding(asked) }
+    let caller = try Caller.current
+    let query = try await encoding { try await collection.prepare([asked], as: caller)[0] }
     return try await with(request.collection) { collection, caller in
       WireSearchResponse(try inField("query") { try collection.search(query, as: caller) })
     }
@@ -194,11 +199,8 @@ struct CollectionService: WireCollections.SimpleServiceProtocol {
     let (collection, asked) = try await with(request.collection) { collection, _ in
       (collection, try request.checkedQueries(for: collection.config))
     }
-    let queries = try await encoding {
-      var queries: [Query] = []
-      for query in asked { queries.append(try await collection.embedding(query)) }
-      return queries
-    }
+    let caller = try Caller.current
+    let queries = try await encoding { try await collection.prepare(asked, as: caller) }
     return try await abortable(request.collection) { collection, caller, flag in
       let results = try queries.enumerated().map { i, query in
         try flag.check()
@@ -213,6 +215,18 @@ struct CollectionService: WireCollections.SimpleServiceProtocol {
   func getTenant(request: WireGetTenantRequest, context: ServerContext) async throws -> WireTenant {
     try await with(request.collection) { collection, caller in
       WireTenant(try collection.stats(of: request.tenant, as: caller))
+    }
+  }
+
+  func listTenants(request: WireListTenantsRequest, context: ServerContext) async throws -> WireListTenantsResponse {
+    try await with(request.collection) { collection, caller in
+      let page = try collection.listTenants(
+        after: request.hasAfter ? request.after : nil, limit: request.hasLimit ? Int(request.limit) : Self.usualPage,
+        as: caller)
+      return .with {
+        $0.tenants = page.tenants.map { WireTenant($0) }
+        if let next = page.next { $0.nextAfter = next }
+      }
     }
   }
 

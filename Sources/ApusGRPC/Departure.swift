@@ -26,8 +26,9 @@ final class Departure: Sendable {
 final class Flag: Sendable {
   private let value = Atomic(false)
 
+  var isSet: Bool { value.load(ordering: .relaxed) }
   func set() { value.store(true, ordering: .relaxed) }
 
   /// Throws `CancellationError` once it is set.
-  func check() throws { if value.load(ordering: .relaxed) { throw CancellationError() } }
+  func check() throws { if isSet { throw CancellationError() } }
 }

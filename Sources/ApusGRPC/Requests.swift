@@ -211,14 +211,27 @@ extension WireUpdateTenantRequest {
     case .UNRECOGNIZED(let number): throw unknownChoice("state", number, WireTenantState.allCases)
     }
     switch quotaChange {
-    case .quota(let count):
-      guard let count = Int(exactly: count) else {
-        throw CollectionError.invalid(path: "quota", seen: "\(count)", expected: "at most \(Int.max)")
-      }
-      update.quota = .vectors(count)
+    case .quota(let count): update.quota = .at(try limit(count, "quota"))
     case .unlimited(true): update.quota = .unlimited
     case .unlimited(false), nil: break
     }
+    switch byteQuotaChange {
+    case .byteQuota(let count): update.byteQuota = .at(try limit(count, "byte_quota"))
+    case .unlimitedBytes(true): update.byteQuota = .unlimited
+    case .unlimitedBytes(false), nil: break
+    }
+    switch queryQuotaChange {
+    case .queryQuota(let rate): update.queryQuota = .at(rate)
+    case .unlimitedQueries(true): update.queryQuota = .unlimited
+    case .unlimitedQueries(false), nil: break
+    }
     return update
+  }
+
+  private func limit(_ count: UInt64, _ path: String) throws -> Int {
+    guard let limit = Int(exactly: count) else {
+      throw CollectionError.invalid(path: path, seen: "\(count)", expected: "at most \(Int.max)")
+    }
+    return limit
   }
 }

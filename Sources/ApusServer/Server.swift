@@ -37,6 +37,8 @@ public struct ServerOptions: Sendable {
   public var bodyLimit: Int
   /// Nil lets everybody in.
   public var keys: KeyRing?
+  /// Who of the keys' owners is an administrator.
+  public var roles: Roles
   /// Web pages of these origins may use the API; `*` is every origin.
   public var allowedOrigins: [String]
   /// How long answers under way may take after SIGTERM, in seconds.
@@ -47,6 +49,8 @@ public struct ServerOptions: Sendable {
   public var collections: String?
   /// Where collections are also served over gRPC, on the same host; 0 lets the system choose, nil serves none.
   public var grpcPort: Int?
+  /// What tenants of collections may have and ask who have no quotas of their own.
+  public var tenantQuotas: TenantQuotas
   /// Write prompts and answers to the log, which otherwise never holds what was said.
   public var logsPrompts: Bool
   /// Append the spans of each request to this file, as OTLP's JSON, a line a request.
@@ -56,9 +60,10 @@ public struct ServerOptions: Sendable {
 
   public init(
     host: String = "127.0.0.1", port: Int = 8080, unixSocket: String? = nil, tls: TLS? = nil,
-    bodyLimit: Int = 16 << 20, keys: KeyRing? = nil, allowedOrigins: [String] = [], drainTimeout: Double = 30,
-    responseDatabase: String? = nil, collections: String? = nil, grpcPort: Int? = nil, logsPrompts: Bool = false,
-    traceFile: String? = nil, reload: (@Sendable () throws -> ReloadedSettings)? = nil
+    bodyLimit: Int = 16 << 20, keys: KeyRing? = nil, roles: Roles = Roles(), allowedOrigins: [String] = [],
+    drainTimeout: Double = 30, responseDatabase: String? = nil, collections: String? = nil, grpcPort: Int? = nil,
+    tenantQuotas: TenantQuotas = TenantQuotas(), logsPrompts: Bool = false, traceFile: String? = nil,
+    reload: (@Sendable () throws -> ReloadedSettings)? = nil
   ) {
     self.host = host
     self.port = port
@@ -66,11 +71,13 @@ public struct ServerOptions: Sendable {
     self.tls = tls
     self.bodyLimit = bodyLimit
     self.keys = keys
+    self.roles = roles
     self.allowedOrigins = allowedOrigins
     self.drainTimeout = drainTimeout
     self.responseDatabase = responseDatabase
     self.collections = collections
     self.grpcPort = grpcPort
+    self.tenantQuotas = tenantQuotas
     self.logsPrompts = logsPrompts
     self.traceFile = traceFile
     self.reload = reload
@@ -119,12 +126,14 @@ public struct Server: Sendable {
     store = try options.responseDatabase.map { try SQLiteResponseStore(path: $0) }
     spans = try options.traceFile.map { try SpanFile(path: $0) }
     state = ServerState(
-      engines: engines, encoders: encoders, files: files, keys: options.keys,
+      engines: engines, encoders: encoders, files: files, keys: options.keys, roles: options.roles,
       requests: RequestLog(logger: logger, logsPrompts: options.logsPrompts, spans: spans))
     let embedder = EngineEmbedder(encoders, preparation: state.preparation)
-    collections = try options.collections.map { try CollectionStore($0, embedder: embedder) }
+    collections = try options.collections.map {
+      try CollectionStore($0, embedder: embedder, quotas: options.tenantQuotas)
+    }
     if let collections, let port = options.grpcPort {
-      grpc = try Self.collectionServer(collections, port: port, options, logger)
+      grpc = try Self.collectionServer(collections, port: port, options, state.requests, logger)
     } else {
       grpc = nil
     }
@@ -133,14 +142,14 @@ public struct Server: Sendable {
   }
 
   private static func collectionServer(
-    _ store: CollectionStore, port: Int, _ options: ServerOptions, _ logger: Logger
+    _ store: CollectionStore, port: Int, _ options: ServerOptions, _ calls: any CallLog, _ logger: Logger
   ) throws -> CollectionServer {
-    var callers = CallerPolicy()
+    var callers = CallerPolicy(roles: options.roles)
     if let keys = options.keys { callers.keyOwner = { key in keys.principal(for: key) } }
     var settings = CollectionServer.Options(
       host: options.host, port: port, messageLimit: options.bodyLimit, drainTimeout: options.drainTimeout)
     if let tls = options.tls { settings.tls = (tls.certificates, tls.privateKey) }
-    return try CollectionServer(store, callers: callers, settings, logger: logger)
+    return try CollectionServer(store, callers: callers, settings, calls: calls, logger: logger)
   }
 
   /// Every route.

@@ -8,7 +8,9 @@ struct ServerContext: RequestContext {
   var coreContext: CoreRequestContextStorage
   private let channel: any Channel
   /// Who is asking.
-  var principal = "anonymous"
+  var principal = Self.anonymous
+  /// Everybody on a server without keys.
+  static let anonymous = "anonymous"
 
   init(source: ApplicationRequestContextSource) {
     coreContext = .init(source: source)

@@ -1,3 +1,4 @@
+import ApusCollections
 import ApusEngine
 import ApusModels
 import Crypto
@@ -12,6 +13,8 @@ final class ServerState: Sendable {
   let files: [String: ModelDescription]
   /// Nil lets everybody in.
   let keys: KeyRing?
+  /// Who of the keys' owners is an administrator.
+  let roles: Roles
   let requests: RequestLog
   /// Where requests are read before an engine gets them.
   let preparation: PreparationPool
@@ -22,12 +25,13 @@ final class ServerState: Sendable {
 
   init(
     engines: [any TextEngine], encoders: [any EmbeddingEngine], files: [ModelDescription] = [], keys: KeyRing?,
-    requests: RequestLog = RequestLog(), preparation: PreparationPool = PreparationPool()
+    roles: Roles = Roles(), requests: RequestLog = RequestLog(), preparation: PreparationPool = PreparationPool()
   ) {
     self.engines = engines
     self.encoders = encoders
     self.files = Dictionary(files.map { ($0.name, $0) }) { first, _ in first }
     self.keys = keys
+    self.roles = roles
     self.requests = requests
     self.preparation = preparation
   }
@@ -97,6 +101,9 @@ public final class KeyRing: Sendable {
     let read = try Self.read(path)
     names.withLock { $0 = read }
   }
+
+  /// The names of all keys' owners.
+  public var owners: Set<String> { names.withLock { Set($0.values) } }
 
   /// The name of a key's owner; nil for an unknown key.
   func principal(for key: some StringProtocol) -> String? {

@@ -94,6 +94,12 @@ struct StatusRoutes: Sendable {
         name("lora_requests_info"), "gauge", "Adapters in use.",
         [([("running_lora_adapters", ""), ("waiting_lora_adapters", ""), ("max_lora", "0")], 1)])
     }
+    let counts = state.requests.counts.sorted
+    text.family(
+      "apus_requests_total", "counter", "Requests that ended, by interface, route and HTTP status.",
+      counts.map { ($0.labels, Double($0.count)) })
+    text.family(
+      "apus_request_seconds_total", "counter", "Seconds that they took.", counts.map { ($0.labels, $0.seconds) })
     text.family("apus_requests_refused_total", "counter", "Requests that the engine refused, by reason.", refusals)
     if let spans = state.requests.spans {
       text.family(
@@ -219,8 +225,11 @@ private struct RequestReport: Encodable {
     var state: String
     var method: String
     var route: String?
+    var interface: String
     var status: Int?
+    var grpc_status: String?
     var principal: String?
+    var tenant: String?
     var model: String?
     var finish_reason: String?
     var error_code: String?
@@ -240,8 +249,10 @@ private struct RequestReport: Encodable {
     requests = records.map { record in
       Entry(
         id: record.answerID ?? record.ownID, request_id: record.id, at: record.startedAt.rfc3339,
-        state: record.state.rawValue, method: record.method, route: record.route, status: record.status,
-        principal: record.principal, model: record.model, finish_reason: record.finishReason,
+        state: record.state.rawValue, method: record.method, route: record.route,
+        interface: record.interface.rawValue, status: record.status,
+        grpc_status: record.grpcStatus.map(GRPCStatus.name), principal: record.principal, tenant: record.tenant,
+        model: record.model, finish_reason: record.finishReason,
         error_code: record.errorCode, client_gone: record.clientIsGone, prompt_tokens: record.promptTokens,
         cached_tokens: record.cachedTokens, completion_tokens: record.completionTokens,
         queue_ms: record.queueTime.map(RequestRecord.milliseconds),

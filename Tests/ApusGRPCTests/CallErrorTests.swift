@@ -2,6 +2,7 @@ import ApusCollections
 import Foundation
 import GRPCCore
 import GRPCProtobuf
+import Synchronization
 import Testing
 
 @testable import ApusGRPC
@@ -275,6 +276,146 @@ import Testing
       let foreign = try await fault { try await served.grant([3], to: ["bob"]) }
       #expect(foreign.code == .resourceExhausted && foreign.field == "tenants")
       #expect(!foreign.message.contains("quota is"))
+    }
+  }
+
+  /// Seconds that a test sets.
+  private final class Clock: Sendable {
+    private let time = Mutex(0.0)
+    var now: Double { time.withLock { $0 } }
+    func advance(_ seconds: Double) { time.withLock { $0 += seconds } }
+  }
+
+  @Test func `bytes and queries have quotas, and a refusal says when to come back`() async throws {
+    let clock = Clock()
+    try await ServedStore.with(quotas: TenantQuotas(bytes: 100), uptime: { clock.now }) { served in
+      try await served.create()
+      @Sendable func tenant(
+        _ change: @Sendable (inout WireUpdateTenantRequest) -> Void
+      ) async throws -> WireTenant {
+        var request = WireUpdateTenantRequest.with {
+          $0.collection = "docs"
+          $0.tenant = "alice"
+        }
+        change(&request)
+        return try await served.call(Method.UpdateTenant.descriptor, request, as: "admin")
+      }
+      try await served.upsert([WirePoint(1, [1, 0, 0, 0])])
+      let text = String(repeating: "a", count: 200)
+      let full = try await fault { try await served.upsert([WirePoint(2, [1, 0, 0, 0], text: text)]) }
+      #expect(full.code == .resourceExhausted && full.reason == "quota_exceeded" && full.field == "points", "\(full)")
+      #expect(full.message.contains("no more bytes; its quota is 100"))
+      #expect(try await tenant { $0.byteQuota = 1000 }.byteQuota == 1000)
+      try await served.upsert([WirePoint(2, [1, 0, 0, 0], text: text)])
+
+      let limited = try await tenant { $0.queryQuota = 2 }
+      #expect(limited.queryQuota == 2 && limited.bytes.total == 2 * (16 + 8 + 8) + 200 && limited.hasSearches)
+      let batch = WireSearchBatchRequest.with {
+        $0.collection = "docs"
+        $0.queries = [WireQuery([1, 0, 0, 0]), WireQuery([0, 1, 0, 0])]
+      }
+      func ask() async throws -> WireSearchBatchResponse { try await served.call(Method.SearchBatch.descriptor, batch) }
+      #expect(try await ask().results.count == 2)
+      let count = WireCountRequest.with { $0.collection = "docs" }
+      let scroll = WireScrollRequest.with { $0.collection = "docs" }
+      for refused in [
+        try await fault { try await ask() },
+        try await fault { try await served.search(WireQuery([1, 0, 0, 0])) },
+        try await fault { try await served.call(Method.Count.descriptor, count) as WireCountResponse },
+        try await fault { try await served.call(Method.Scroll.descriptor, scroll) as WireScrollResponse },
+      ] {
+        #expect(refused.code == .resourceExhausted && refused.reason == "rate_limit_exceeded", "\(refused)")
+        let wait = try #require(refused.retryAfter)
+        #expect(wait == .milliseconds(500) || wait == .seconds(1), "\(wait)")
+      }
+      // Nobody else waits.
+      #expect(try await served.search(WireQuery([1, 0, 0, 0]), as: "bob").isEmpty)
+      clock.advance(1)
+      #expect(try await ask().results.count == 2)
+
+      let own: WireTenant = try await served.call(
+        Method.GetTenant.descriptor,
+        WireGetTenantRequest.with {
+          $0.collection = "docs"
+          $0.tenant = "alice"
+        })
+      #expect(own.refusedQueries == 5 && own.queryQuota == 2 && own.byteQuota == 1000 && !own.hasSearches)
+      let lifted = try await tenant {
+        $0.unlimitedQueries = true
+        $0.unlimitedBytes = true
+      }
+      #expect(!lifted.hasQueryQuota && lifted.byteQuota == 100)
+      for rate in [0, -1, Double.nan, .infinity] {
+        #expect(try await fault { try await tenant { $0.queryQuota = rate } }.field == "query_quota")
+      }
+      #expect(try await fault { try await tenant { $0.byteQuota = .max } }.field == "byte_quota")
+    }
+  }
+
+  @Test func `an administrator lists tenants a page at a time, and nobody else does`() async throws {
+    try await ServedStore.with { served in
+      try await served.create()
+      for caller in ["alice", "bob"] { try await served.upsert([WirePoint(1, [1, 0, 0, 0])], as: caller) }
+      func list(as caller: String, after: String? = nil, limit: UInt32? = 1) async throws -> WireListTenantsResponse {
+        try await served.call(
+          Method.ListTenants.descriptor,
+          WireListTenantsRequest.with {
+            $0.collection = "docs"
+            if let after { $0.after = after }
+            if let limit { $0.limit = limit }
+          }, as: caller)
+      }
+      let first = try await list(as: "admin")
+      #expect(first.tenants.map(\.tenant) == ["alice"] && first.nextAfter == "alice")
+      let second = try await list(as: "admin", after: first.nextAfter)
+      #expect(second.tenants.map(\.tenant) == ["bob"] && !second.hasNextAfter)
+      #expect(try await list(as: "admin", limit: nil).tenants.map(\.bytes.total) == [32, 32])
+      #expect(try await fault { try await list(as: "alice") }.code == .permissionDenied)
+      #expect(try await fault { try await list(as: "admin", limit: 0) }.field == "limit")
+      let stats: WireStats = try await served.call(
+        Method.GetStats.descriptor, WireGetStatsRequest.with { $0.collection = "docs" }, as: "admin")
+      #expect(stats.collection.bytes.payloads == 16 && stats.collection.bytes.total > 16)
+    }
+  }
+
+  @Test func `who is an administrator is said by the roles`() async throws {
+    try await ServedStore.with(roles: Roles(["alice": .admin, "admin": .tenant])) { served in
+      #expect(try await fault { try await served.create(as: "admin") }.code == .permissionDenied)
+      try await served.create(as: "alice")
+      let count = WireCountRequest.with { $0.collection = "docs" }
+      let _: WireCountResponse = try await served.call(Method.Count.descriptor, count, as: "alice", tenant: "bob")
+      let refused = try await fault {
+        try await served.call(Method.Count.descriptor, count, as: "admin", tenant: "bob") as WireCountResponse
+      }
+      #expect(refused.reason == "other_tenant")
+    }
+  }
+
+  /// Four letters, with weights that a test changes.
+  private final class Weights: TextEmbedder {
+    let digest = Mutex("1111")
+    func weightsDigest(of model: String) -> String? { digest.withLock { $0 } }
+    func dim(of model: String) throws -> Int { try Letters().dim(of: model) }
+    func embed(_ texts: [String], model: String) async throws -> [[Float]] {
+      try await Letters().embed(texts, model: model)
+    }
+  }
+
+  @Test func `other weights of the model's name are a failed precondition`() async throws {
+    let weights = Weights()
+    try await ServedStore.with(embedder: weights) { served in
+      #expect(try await served.create(metric: .cosine, model: "letters").embeddingWeights == "1111")
+      try await served.upsert([WirePoint(1, text: "ab")])
+      weights.digest.withLock { $0 = "2222" }
+      var query = WireQuery([])
+      query.text = "ab"
+      for seen in [
+        try await fault { try await served.upsert([WirePoint(2, text: "ab")]) },
+        try await fault { [query] in try await served.search(query) },
+      ] {
+        #expect(seen.code == .failedPrecondition && seen.reason == "embedding_model_changed", "\(seen)")
+        #expect(seen.field == "embedding_model" && seen.message.contains("weights 2222, expected 1111"))
+      }
     }
   }
 

@@ -24,18 +24,23 @@ struct ServedStore: Sendable {
 
   /// Runs a test; the server leaves when it has ended.
   static func with(
-    hasKeys: Bool = true, messageLimit: Int = 16 << 20, drainTimeout: Double = 30,
-    embedder: (any TextEmbedder)? = nil, _ body: @Sendable (ServedStore) async throws -> Void
+    hasKeys: Bool = true, messageLimit: Int = 16 << 20, drainTimeout: Double = 30, host: String = "127.0.0.1",
+    hasTLS: Bool = false, embedder: (any TextEmbedder)? = nil, quotas: TenantQuotas = TenantQuotas(),
+    uptime: @escaping @Sendable () -> Double = VectorCollection.systemUptime, roles: Roles = Roles(),
+    calls: (any CallLog)? = nil, _ body: @Sendable (ServedStore) async throws -> Void
   ) async throws {
     let folder = NSTemporaryDirectory() + "apus-grpc-" + UUID().uuidString
     defer { try? FileManager.default.removeItem(atPath: folder) }
-    let store = try CollectionStore(folder, embedder: embedder)
+    let store = try CollectionStore(folder, embedder: embedder, quotas: quotas, uptime: uptime)
     let owners = Dictionary(uniqueKeysWithValues: keys.map { ($1, $0) })
-    let callers = hasKeys ? CallerPolicy { owners[String($0)] } : CallerPolicy()
+    let callers = hasKeys ? CallerPolicy(keyOwner: { owners[String($0)] }, roles: roles) : CallerPolicy()
     var logger = Logger(label: "test")
     logger.logLevel = .critical
     let server = try CollectionServer(
-      store, callers: callers, .init(port: 0, messageLimit: messageLimit, drainTimeout: drainTimeout), logger: logger)
+      store, callers: callers,
+      .init(
+        host: host, port: 0, tls: hasTLS ? (tlsFile("certificate"), tlsFile("key")) : nil, messageLimit: messageLimit,
+        drainTimeout: drainTimeout), calls: calls, logger: logger)
     let (ports, listening) = AsyncStream.makeStream(of: Int.self)
     try await withThrowingTaskGroup(of: Void.self) { group in
       group.addTask {
@@ -48,7 +53,8 @@ struct ServedStore: Sendable {
         break
       }
       if let port {
-        try await withGRPCClient(transport: try transport(port)) { client in
+        let client = try transport(port, host: host, hasTLS: hasTLS)
+        try await withGRPCClient(transport: client) { client in
           try await body(ServedStore(store: store, server: server, port: port, client: client))
         }
       }
@@ -58,8 +64,23 @@ struct ServedStore: Sendable {
     try store.close()
   }
 
-  private static func transport(_ port: Int) throws -> HTTP2ClientTransport.Posix {
-    try HTTP2ClientTransport.Posix(target: .ipv4(address: "127.0.0.1", port: port), transportSecurity: .plaintext)
+  /// A self-signed certificate for localhost and its addresses, and its key.
+  private static func tlsFile(_ name: String) -> String {
+    URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent().path
+      + "/Fixtures/tls/\(name).pem"
+  }
+
+  private static func transport(
+    _ port: Int, host: String = "127.0.0.1", hasTLS: Bool = false
+  ) throws -> HTTP2ClientTransport.Posix {
+    var security = HTTP2ClientTransport.Posix.TransportSecurity.plaintext
+    if hasTLS {
+      security = .tls { $0.trustRoots = .certificates([.file(path: tlsFile("certificate"), format: .pem)]) }
+    }
+    let config = HTTP2ClientTransport.Posix.Config.defaults { $0.http2.authority = "localhost" }
+    return host.contains(":")
+      ? try .init(target: .ipv6(address: host, port: port), transportSecurity: security, config: config)
+      : try .init(target: .ipv4(address: host, port: port), transportSecurity: security, config: config)
   }
 
   /// The same server, over a connection of its own.
@@ -197,6 +218,7 @@ struct Fault: Equatable, CustomStringConvertible {
   var reason: String?
   var field: String?
   var message: String
+  var retryAfter: Duration?
 
   var description: String { "\(code) \(reason ?? "-") \(field ?? "-"): \(message)" }
 }
@@ -213,7 +235,8 @@ func fault(
     let details = try error.unpackGoogleRPCStatus()?.details ?? []
     return Fault(
       code: error.code, reason: details.compactMap(\.errorInfo).first?.reason,
-      field: details.compactMap(\.badRequest).first?.violations.first?.field, message: error.message)
+      field: details.compactMap(\.badRequest).first?.violations.first?.field, message: error.message,
+      retryAfter: details.compactMap(\.retryInfo).first?.delay)
   }
 }
 

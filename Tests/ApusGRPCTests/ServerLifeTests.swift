@@ -81,9 +81,48 @@ import Testing
       let large = WirePoint("large", [1, 0, 0, 0], text: String(repeating: "a", count: 11_000))
       try await served.upsert([small])
       let seen = try await fault { try await served.upsert([large]) }
-      // The transport resets the stream.
-      #expect(seen.code == .unavailable && seen.message.contains("RST_STREAM"), "\(seen)")
-      #expect(try await served.search(WireQuery([1, 0, 0, 0])).map(\.point.id) == ["small"])
+      #expect(seen.code == .resourceExhausted && seen.reason == "request_too_large", "\(seen)")
+      #expect(seen.message.contains("expected at most 10000") && seen.message.contains("bytes"), "\(seen)")
+      // Larger than all that the connection lets through before somebody reads.
+      let huge = WirePoint("huge", [1, 0, 0, 0], text: String(repeating: "a", count: 12 << 20))
+      #expect(try await fault { try await served.upsert([huge]) }.reason == "request_too_large")
+      // In a stream what came before is answered.
+      let answered = Atomic(0)
+      let last = try await fault {
+        try await Self.stream(served, batches: 4, onAnswer: { answered.add(1, ordering: .relaxed) }) { batch in
+          [batch == 2 ? large : WirePoint(WirePointID(integerLiteral: Int64(batch)), [0, 1, 0, 0])]
+        }
+      }
+      #expect(last.reason == "request_too_large" && answered.load(ordering: .relaxed) == 2, "\(last)")
+      #expect(try await served.get(1).id == 1)
+      #expect(try await fault { try await served.get(3) }.code == .notFound)
+      #expect(try await fault { try await served.get("large") }.code == .notFound)
+      #expect(try await served.search(WireQuery([1, 0, 0, 0], k: 1)).map(\.point.id) == ["small"])
+    }
+  }
+
+  @Test(arguments: [("127.0.0.1", false), ("127.0.0.1", true), ("::1", false), ("::1", true)])
+  func `calls are answered over IPv4 and IPv6, with and without TLS`(host: String, hasTLS: Bool) async throws {
+    try await ServedStore.with(host: host, hasTLS: hasTLS) { served in
+      try await served.create()
+      try await served.upsert([WirePoint(1, [1, 0, 0, 0])])
+      #expect(try await served.search(WireQuery([1, 0, 0, 0])).map(\.point.id) == [1])
+      #expect(try await fault { try await served.get(2) }.code == .notFound)
+    }
+  }
+
+  @Test func `a client without TLS gets nothing from a server with it`() async throws {
+    try await ServedStore.with(hasTLS: true) { served in
+      try await served.create()
+      let seen = try await fault {
+        try await served.withNewConnection { plain in
+          let request = WireGetCollectionRequest.with { $0.collection = "docs" }
+          let _: WireCollection = try await plain.call(
+            Method.GetCollection.descriptor, request, timeout: .milliseconds(500))
+        }
+        return "an answer"
+      }
+      #expect(seen.code == .unavailable || seen.code == .deadlineExceeded, "\(seen)")
     }
   }
 

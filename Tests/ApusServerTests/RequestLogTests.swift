@@ -10,6 +10,7 @@ import Synchronization
 import Testing
 
 @testable import ApusEngine
+@testable import ApusGRPC
 @testable import ApusServer
 
 /// Lines of a log, as they were written.
@@ -448,6 +449,56 @@ final class WrittenLines: Sendable {
     }
     let ids = log.records(of: nil).map(\.id)
     #expect(ids == (count - RequestLog.capacity..<count).reversed().map { "\($0)" })
+  }
+
+  @Test func aCallHasTheRecordOfARequest() throws {
+    let lines = WrittenLines()
+    let written = Mutex<[UInt8]>([])
+    let spans = SpanFile { bytes in written.withLock { $0 += bytes } }
+    let log = RequestLog(logger: lines.logger(.json), spans: spans)
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    func call(_ status: Int, id: String?, route: String? = "apus.vectors.v1.Collections/Search", isProbe: Bool = false)
+    {
+      let record = log.begin(
+        CallHead(route: route, isProbe: isProbe, requestID: id, traceParent: trace))
+      record.identify(keyOwner: "ops", tenant: "anna")
+      record.end(CallEnd(status: status, reason: status == 0 ? nil : "some_fault", bytes: 7, clientIsGone: false))
+    }
+    call(0, id: "my-1")
+    call(8, id: "not sane")
+    call(12, id: nil, route: nil)
+    call(13, id: nil)
+    call(0, id: nil, isProbe: true)
+    let requests = try lines.requests
+    #expect(requests.map { $0["status"]?.wholeNumber } == [200, 429, 501, 500])
+    #expect(requests.map { $0["grpc_status"]?.string } == ["OK", "RESOURCE_EXHAUSTED", "UNIMPLEMENTED", "INTERNAL"])
+    #expect(requests.map { $0["level"]?.string } == ["info", "info", "info", "error"])
+    #expect(requests.map { $0["error_code"]?.string } == [nil, "some_fault", "some_fault", "some_fault"])
+    let first = requests[0]
+    #expect(first["request_id"]?.string == "my-1" && first["route"]?.string == "/apus.vectors.v1.Collections/Search")
+    #expect(first["principal"]?.string == "ops" && first["tenant"]?.string == "anna")
+    #expect(first["method"]?.string == "POST" && first["bytes"]?.wholeNumber == 7 && first["duration_ms"] != nil)
+    #expect(requests[1]["request_id"]?.string?.hasPrefix("call-") == true && requests[2]["route"] == nil)
+    // People see their own, and not the probe.
+    #expect(log.records(of: "ops").count == 4 && log.records(of: "anna").isEmpty)
+    let counts = log.counts.sorted
+    #expect(counts.map(\.count) == [1, 2, 1, 1], "\(counts)")
+    #expect(counts[0].labels.map(\.1) == ["grpc", "", "", "501"])
+
+    spans.flush()
+    let text = String(decoding: written.withLock { $0 }, as: UTF8.self)
+    let span = try JinjaValue(json: Array(text.split(separator: "\n")[0].utf8))["resourceSpans"]?.items?.first?[
+      "scopeSpans"]?.items?.first?["spans"]?.items?.first
+    #expect(span?["name"]?.string == "apus.vectors.v1.Collections/Search")
+    #expect(span?["traceId"]?.string == "0af7651916cd43dd8448eb211c80319c")
+    #expect(span?["parentSpanId"]?.string == "b7ad6b7169203331")
+    for part in [
+      #"{"key":"rpc.system","value":{"stringValue":"grpc"}}"#,
+      #"{"key":"rpc.method","value":{"stringValue":"Search"}}"#,
+      #"{"key":"rpc.grpc.status_code","value":{"intValue":"8"}}"#,
+      #"{"key":"apus.tenant","value":{"stringValue":"anna"}}"#,
+    ] { #expect(text.contains(part), "\(part)") }
+    #expect(!text.contains("http.") && text.split(separator: "\n").count == 4)
   }
 
   @Test func theFirstEndOfARequestCounts() throws {

@@ -25,9 +25,11 @@ import Testing
   /// A value for every setting.
   private static let values: KeyValuePairs<String, String> = [
     "host": "0.0.0.0", "port": "9000", "uds": "/run/apus.sock", "models": "[a, b]", "api-key-file": "keys.txt",
+    "keys": "{ops: {role: admin}, admin: {role: tenant}}",
     "tls.certificate": "cert.pem", "tls.key": "key.pem", "allowed-origins": #"["*"]"#, "kv-pool": "512",
     "max-running": "8", "max-queue": "16", "idle-unload": "1.5", "drain-timeout": "0", "responses": "r.sqlite",
-    "collections": "library", "grpc-port": "50051",
+    "collections": "library", "grpc-port": "50051", "tenant-quota.vectors": "1000", "tenant-quota.bytes": "0",
+    "tenant-quota.queries": "2.5",
     "body-limit": "1000", "threads": "2", "context": "2048", "exact": "true", "log.level": "debug",
     "log.format": "json", "log.prompts": "true", "trace-file": "spans.jsonl",
   ]
@@ -39,6 +41,7 @@ import Testing
     all.unixSocket = "/run/apus.sock"
     all.models = ["a", "b"]
     all.keyFile = "keys.txt"
+    all.keyRoles = ["ops": .admin, "admin": .tenant]
     all.tlsCertificate = "cert.pem"
     all.tlsKey = "key.pem"
     all.allowedOrigins = ["*"]
@@ -50,6 +53,9 @@ import Testing
     all.responses = "r.sqlite"
     all.collections = "library"
     all.grpcPort = 50_051
+    all.tenantVectors = 1000
+    all.tenantBytes = 0
+    all.tenantQueries = 2.5
     all.bodyLimit = 1000
     all.threads = 2
     all.contextLength = 2048
@@ -141,7 +147,8 @@ import Testing
       """)
     let keys =
       "allowed-origins, api-key-file, body-limit, collections, context, drain-timeout, exact, grpc-port, host, "
-      + "idle-unload, kv-pool, log, max-queue, max-running, models, port, responses, threads, tls, trace-file, uds"
+      + "idle-unload, keys, kv-pool, log, max-queue, max-running, models, port, responses, tenant-quota, threads, tls, "
+      + "trace-file, uds"
     #expect(
       found == [
         .init(line: 2, path: "prot", seen: "an unknown key", expected: keys, suggestion: "port"),
@@ -184,6 +191,15 @@ import Testing
   @Test func zeroIsATimeToDrain() throws {
     #expect(try read("drain-timeout: 0").drainTimeout == 0)
     #expect(try read("idle-unload: 2").idleUnload == 2)
+  }
+
+  @Test func aRoleIsOneOfTwo() {
+    for keys in ["[ops]", "ops", "{ops: admin}", "{ops: {role: king}}", "{ops: {}}", "{ops: {role: admin, x: 1}}"] {
+      #expect(
+        problems("port: 1\nkeys: \(keys)").map { "\($0.line) \($0.path) \($0.expected)" }
+          == ["2 keys names of keys, each with {role: admin} or {role: tenant}"], "\(keys)")
+    }
+    #expect(problems("tenant-quota: {queries: 0}").map(\.path) == ["tenant-quota.queries"])
   }
 
   @Test func halfOfTLSIsNone() {

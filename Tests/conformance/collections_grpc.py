@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Drives the collections of `apus serve --collections FOLDER --grpc-port PORT` with Python's grpcio.
 
-The stubs are made of the repository's .proto file when the script runs, as any user's would be. Prints SKIPPED where
+The stubs are made of the repository's .proto files when the script runs, as any user's would be. Prints SKIPPED where
 grpcio is not installed or the server speaks no gRPC.
 
     pip install grpcio grpcio-tools
     APUS_GRPC=127.0.0.1:50051 Tests/conformance/collections_grpc.py
+    APUS_GRPC='[::1]:50051' APUS_GRPC_CA=certificate.pem Tests/conformance/collections_grpc.py
 
-Environment: APUS_GRPC (host:port), APUS_API_KEY (an administrator's, where the server has keys).
+Environment: APUS_GRPC (host:port), APUS_GRPC_CA (a certificate to trust: speaks TLS), APUS_API_KEY (an administrator's,
+where the server has keys), APUS_BODY_LIMIT (bytes of a message, where it is not 16 MiB).
 """
 import os
 import random
@@ -20,7 +22,8 @@ from checks import KEY, PATIENCE, check, expect, run
 
 ADDRESS = os.environ.get("APUS_GRPC")
 PROTOS = Path(__file__).resolve().parents[2] / "Sources/ApusGRPC/Protos"
-PROTO = "apus/vectors/v1/collections.proto"
+PROTO_FILES = "apus/vectors/v1/collections.proto", "grpc/health/v1/health.proto"
+BODY_LIMIT = int(os.environ.get("APUS_BODY_LIMIT", 16 << 20))
 
 if not ADDRESS:
     sys.exit(print("SKIPPED: APUS_GRPC says no address of a server") or 0)
@@ -32,13 +35,21 @@ except ImportError as error:
 
 stubs = tempfile.TemporaryDirectory()
 status = protoc.main(["protoc", f"--proto_path={PROTOS}", f"--python_out={stubs.name}",
-                      f"--grpc_python_out={stubs.name}", PROTO])
+                      f"--grpc_python_out={stubs.name}", *PROTO_FILES])
 expect(status == 0, f"protoc left with {status}")
 sys.path.insert(0, stubs.name)
+# The stubs' folder grpc must not hide the package of that name.
+grpc.__path__.append(f"{stubs.name}/grpc")
 from apus.vectors.v1 import collections_pb2 as wire  # noqa: E402
 from apus.vectors.v1.collections_pb2_grpc import CollectionsStub  # noqa: E402
+from grpc.health.v1 import health_pb2 as health  # noqa: E402
+from grpc.health.v1.health_pb2_grpc import HealthStub  # noqa: E402
 
-channel = grpc.insecure_channel(ADDRESS)
+if os.environ.get("APUS_GRPC_CA"):
+    trusted = Path(os.environ["APUS_GRPC_CA"]).read_bytes()
+    channel = grpc.secure_channel(ADDRESS, grpc.ssl_channel_credentials(trusted))
+else:
+    channel = grpc.insecure_channel(ADDRESS)
 try:
     grpc.channel_ready_future(channel).result(timeout=PATIENCE)
 except grpc.FutureTimeoutError:
@@ -72,6 +83,18 @@ def fails(code, call):
         expect(error.code() == code, f"{error.code()} instead of {code}: {error.details()}")
         return error.details()
     raise AssertionError(f"answered with {str(answer)[:200]}")
+
+
+@check
+def is_healthy_without_a_key():
+    probe = HealthStub(channel)
+    for name in "", "apus.vectors.v1.Collections":
+        status = probe.Check(health.HealthCheckRequest(service=name)).status
+        expect(status == health.HealthCheckResponse.SERVING, f"{name}: {status}")
+    fails(grpc.StatusCode.NOT_FOUND, lambda: probe.Check(health.HealthCheckRequest(service="other")))
+    watch = probe.Watch(health.HealthCheckRequest())
+    expect(next(watch).status == health.HealthCheckResponse.SERVING, "the first status of a watch")
+    watch.cancel()
 
 
 @check
@@ -152,6 +175,59 @@ def says_what_is_wrong():
     message = fails(grpc.StatusCode.ALREADY_EXISTS, lambda: service.CreateCollection(
         wire.Collection(name=NAME, dimension=3), metadata=ADMIN))
     expect(NAME in message, message)
+
+
+@check
+def a_message_beyond_the_limit_is_told():
+    for size in BODY_LIMIT + 1, 3 * BODY_LIMIT:
+        point = wire.Point(id=text("large"), vector=[0] * DIM, payload=" " * size)
+        message = fails(grpc.StatusCode.RESOURCE_EXHAUSTED, lambda: service.UpsertPoints(
+            wire.UpsertPointsRequest(collection=NAME, points=[point]), metadata=ALICE))
+        expect(f"expected at most {BODY_LIMIT}" in message, message)
+    fails(grpc.StatusCode.NOT_FOUND, lambda: service.GetPoint(
+        wire.GetPointRequest(collection=NAME, id=text("large")), metadata=ALICE))
+
+
+@check
+def holds_quotas_and_shows_them():
+    dora = caller("dora")
+
+    def change(**fields):
+        return service.UpdateTenant(
+            wire.UpdateTenantRequest(collection=NAME, tenant="dora", **fields), metadata=ADMIN)
+
+    def store(name):
+        return service.UpsertPoints(wire.UpsertPointsRequest(
+            collection=NAME, points=[wire.Point(id=text(name), vector=[1] * DIM)]), metadata=dora)
+
+    expect(change(byte_quota=4 * DIM + 9).byte_quota == 4 * DIM + 9, "the quota")
+    store("a")
+    message = fails(grpc.StatusCode.RESOURCE_EXHAUSTED, lambda: store("b"))
+    expect("can hold no more bytes" in message, message)
+    change(query_quota=0.01)
+    count = wire.CountRequest(collection=NAME)
+    expect(service.Count(count, metadata=dora).count == 1, "the first count")
+    message = fails(grpc.StatusCode.RESOURCE_EXHAUSTED, lambda: service.Count(count, metadata=dora))
+    expect("0.01 queries a second: try again in" in message, message)
+    names, after = [], None
+    while True:
+        page = service.ListTenants(wire.ListTenantsRequest(collection=NAME, limit=2, after=after), metadata=ADMIN)
+        names += [tenant.tenant for tenant in page.tenants]
+        if not page.HasField("next_after"):
+            break
+        after = page.next_after
+    expect(names == ["alice", "bob", "carol", "dora"], str(names))
+    own = service.GetTenant(wire.GetTenantRequest(collection=NAME, tenant="dora"), metadata=dora)
+    expect(own.bytes.total == 4 * DIM + 9 and own.refused_queries == 1, str(own))
+    stats = service.GetStats(wire.GetStatsRequest(collection=NAME), metadata=ADMIN).collection.bytes
+    expect(stats.total == stats.vectors + stats.index + stats.payloads > 0, str(stats))
+
+
+@check
+def says_the_id_of_a_call():
+    _, call = service.Count.with_call(
+        wire.CountRequest(collection=NAME), metadata=[*ALICE, ("x-request-id", "from-python")])
+    expect(("x-request-id", "from-python") in [(k, v) for k, v in call.initial_metadata()], str(call.initial_metadata()))
 
 
 @check

@@ -30,10 +30,14 @@ def embed(text):
     return unit(vector)
 
 
+def payload_bytes(points):
+    return sum(len(str(p["text"] or "")) + len(str(p["payload"] or "")) for p in points)
+
+
 class Collection:
     def __init__(self, name, dim, metric, model=None):
         self.name, self.dim, self.metric, self.model = name, dim, metric, model
-        self.points, self.quota = [], None
+        self.points, self.quota, self.byte_quota, self.query_quota = [], None, None, None
 
     def add(self, ident, owner, vector, text=None, payload=None, share=()):
         self.points.append({"id": ident, "owner": owner, "vector": vector, "text": text, "payload": payload,
@@ -48,14 +52,22 @@ class Collection:
 
     def tenant(self, name):
         visible = len(self.visible(name))
+        own = [p for p in self.points if p["owner"] == name]
+        sizes = {"vectors": 4 * self.dim * len(own), "payloads": payload_bytes(own), "grants": 8 * visible}
         return visible and {
-            "tenant": name, "state": "active", "quota": self.quota, "groups": ["everybody"], "held": visible,
-            "owned": sum(p["owner"] == name for p in self.points), "visible": visible} or None
+            "tenant": name, "state": "active", "quota": self.quota, "byte_quota": self.byte_quota,
+            "query_quota": self.query_quota, "groups": ["everybody"], "held": visible, "owned": len(own),
+            "visible": visible, "bytes": {**sizes, "total": sum(sizes.values())},
+            "refused_queries": 7 if self.query_quota else 0} or None
+
+    def tenants(self):
+        return sorted(set().union(*(p["readers"] for p in self.points)))
 
     def totals(self):
         readers = [p["readers"] for p in self.points]
-        return {"vectors": len(readers), "deleted": 0, "tenants": len(set().union(*readers)),
-                "grants": sum(map(len, readers)), "clusters": 37}
+        sizes = {"vectors": 5 * self.dim * len(readers), "index": 100_000, "payloads": payload_bytes(self.points)}
+        return {"vectors": len(readers), "deleted": 0, "tenants": len(self.tenants()),
+                "grants": sum(map(len, readers)), "clusters": 37, "bytes": {**sizes, "total": sum(sizes.values())}}
 
     def distance(self, a, b):
         if self.metric == "l2":
@@ -98,6 +110,15 @@ def standard():
         notes.add(f"note-{k}", owner, embed(text), text, {"lang": "en"} if k % 4 else None, share)
     notes.add(2**63 - 1, "default", embed("swift"), "<img src=x onerror=window.pwned=20> swift", None)
     return {"birds": birds, "notes": notes}
+
+
+def crowd(count=120):
+    """A collection of many tenants, each of one point and with quotas."""
+    flock = Collection("flock", 8, "cosine")
+    for k in range(count):
+        flock.add(k, f"tenant-{k:03}", unit([1 + k] + [1] * 7))
+    flock.quota, flock.byte_quota, flock.query_quota = 4, 80, 2.5
+    return {"flock": flock}
 
 
 def passes(condition, payload):
@@ -163,6 +184,14 @@ def answer(server, method, path, headers, body):
         case "GET", ["stats"]:
             own = {"object": "stats", "tenant": collection.tenant(tenant)}
             return 200, own | {"collection": collection.totals()} if is_admin else own
+        case "GET", ["tenants"]:
+            if not is_admin:
+                return fail(403, "only an administrator may list tenants", "forbidden", None, "permission_error")
+            limit, after = int(query.get("limit", ["100"])[0]), query.get("after", [""])[0]
+            names = [name for name in collection.tenants() if name > after]
+            page = names[:limit]
+            return 200, {"object": "list", "data": [collection.tenant(name) for name in page],
+                         "next_after": page[-1] if len(names) > limit else None}
         case "POST", ["search"]:
             return search(collection, tenant, body)
         case "POST", ["scroll"]:

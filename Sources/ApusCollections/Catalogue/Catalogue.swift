@@ -18,6 +18,7 @@ struct Catalogue: Sendable {
     pool = try DatabasePool(path: path, configuration: configuration)
     var migrator = DatabaseMigrator()
     migrator.registerMigration("catalogue") { try $0.execute(sql: Self.schema) }
+    migrator.registerMigration("usage") { try $0.execute(sql: Self.usageSchema) }
     try migrator.migrate(pool)
   }
 
@@ -35,6 +36,37 @@ struct Catalogue: Sendable {
     CREATE VIEW document AS SELECT id, text FROM point WHERE text IS NOT NULL;
     CREATE VIRTUAL TABLE point_text USING fts5 (text, content = 'document', content_rowid = 'id');
     CREATE VIRTUAL TABLE point_term USING fts5vocab (point_text, instance);
+    """
+
+  /// Bytes of a point's key, text and payload.
+  private static func size(_ row: String) -> String {
+    """
+    (CASE typeof(\(row).key) WHEN 'integer' THEN 8 ELSE length(CAST(\(row).key AS BLOB)) END
+      + coalesce(length(CAST(\(row).text AS BLOB)), 0) + coalesce(length(CAST(\(row).payload AS BLOB)), 0))
+    """
+  }
+
+  private static func count(_ row: String, _ sign: String) -> String {
+    """
+    UPDATE tenant SET points = points \(sign) 1, payloadBytes = payloadBytes \(sign) \(size(row)) WHERE id = \(row).owner;
+    UPDATE state SET value = value \(sign) \(size(row)) WHERE name = 'payloadBytes';
+    """
+  }
+
+  /// Quotas of bytes and queries, and what they are held against: counted with each change of a point, so that a write need
+  /// not look at all others.
+  private static let usageSchema = """
+    ALTER TABLE tenant ADD COLUMN byteQuota INTEGER;
+    ALTER TABLE tenant ADD COLUMN queryQuota REAL;
+    ALTER TABLE tenant ADD COLUMN points INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE tenant ADD COLUMN payloadBytes INTEGER NOT NULL DEFAULT 0;
+    UPDATE tenant SET (points, payloadBytes) =
+      (SELECT count(*), coalesce(sum(\(size("point"))), 0) FROM point WHERE owner = tenant.id);
+    INSERT INTO state SELECT 'payloadBytes', coalesce(sum(\(size("point"))), 0) FROM point;
+    CREATE TRIGGER point_inserted AFTER INSERT ON point BEGIN \(count("NEW", "+")) END;
+    CREATE TRIGGER point_deleted AFTER DELETE ON point BEGIN \(count("OLD", "-")) END;
+    CREATE TRIGGER point_updated AFTER UPDATE OF owner, key, text, payload ON point
+      BEGIN \(count("OLD", "-")) \(count("NEW", "+")) END;
     """
 
   // MARK: the log
@@ -80,11 +112,15 @@ struct Catalogue: Sendable {
         for (i, field) in config.indexedFields.enumerated() {
           try run("CREATE INDEX IF NOT EXISTS payload_\(i) ON point (\(PayloadFilter.expression(field)))", [])
         }
+      case .weights(let digest): try run("INSERT OR REPLACE INTO state VALUES ('weights', ?)", [digest])
       case .tenant(let id, let name):
-        try run("INSERT OR REPLACE INTO tenant VALUES (?, ?, 'active', NULL, '[]')", [Int64(id), name])
+        try run(
+          "INSERT OR REPLACE INTO tenant (id, name, state, groups) VALUES (?, ?, 'active', '[]')", [Int64(id), name])
         try raise("nextTenant", above: Int64(id))
-      case .settings(let id, let state, let quota):
-        try run("UPDATE tenant SET state = ?, quota = ? WHERE id = ?", [state.rawValue, quota, Int64(id)])
+      case .settings(let id, let state, let quota, let byteQuota, let queryQuota):
+        try run(
+          "UPDATE tenant SET state = ?, quota = ?, byteQuota = ?, queryQuota = ? WHERE id = ?",
+          [state.rawValue, quota, byteQuota, queryQuota, Int64(id)])
       case .point(let record): pending = record
       }
     }
@@ -139,13 +175,23 @@ struct Catalogue: Sendable {
     return number
   }
 
-  /// The configuration and the key of cursors; nil when the log has not brought them yet.
-  static func identity(in database: Database) throws -> (config: CollectionConfig, cursorKey: Data)? {
+  /// What the log says of the collection itself.
+  struct Identity: Sendable {
+    var config: CollectionConfig
+    var cursorKey: Data
+    /// SHA-256 of the embedding model's weights, where they are known.
+    var weights: String?
+  }
+
+  /// Nil when the log has not brought it yet.
+  static func identity(in database: Database) throws -> Identity? {
     let sql = "SELECT value FROM state WHERE name = ?"
     guard let json = try String.fetchOne(database, sql: sql, arguments: ["config"]),
       let key = try Data.fetchOne(database, sql: sql, arguments: ["cursorKey"])
     else { return nil }
-    return (try JSONDecoder().decode(CollectionConfig.self, from: Data(json.utf8)), key)
+    return Identity(
+      config: try JSONDecoder().decode(CollectionConfig.self, from: Data(json.utf8)), cursorKey: key,
+      weights: try String.fetchOne(database, sql: sql, arguments: ["weights"]))
   }
 
   // MARK: tenants
@@ -158,7 +204,8 @@ struct Catalogue: Sendable {
     }
     let groups = try JSONDecoder().decode([TenantID].self, from: Data((row["groups"] as String).utf8))
     return Tenant(
-      id: TenantID(row["id"] as Int64), name: row["name"], state: state, quota: row["quota"], groups: groups)
+      id: TenantID(row["id"] as Int64), name: row["name"], state: state,
+      quotas: TenantQuotas(vectors: row["quota"], bytes: row["byteQuota"], queries: row["queryQuota"]), groups: groups)
   }
 
   static func tenant(_ name: String, in database: Database) throws -> Tenant? {
@@ -168,6 +215,21 @@ struct Catalogue: Sendable {
 
   static func tenants(in database: Database) throws -> [Tenant] {
     try Row.fetchAll(database, sql: "SELECT * FROM tenant ORDER BY id").map(tenant)
+  }
+
+  /// At most so many tenants whose names come after this one, in the order of the names' bytes.
+  static func tenants(after name: String?, count: Int, in database: Database) throws -> [Tenant] {
+    let statement = try database.cachedStatement(sql: "SELECT * FROM tenant WHERE name > ? ORDER BY name LIMIT ?")
+    // No name is empty.
+    return try Row.fetchAll(statement, arguments: [name ?? "", count]).map(tenant)
+  }
+
+  /// The points that a tenant owns, also those that have expired and are not swept yet, and the bytes of their keys, texts
+  /// and payloads. O(1).
+  static func usage(of tenant: TenantID, in database: Database) throws -> (points: Int, payloads: Int) {
+    let statement = try database.cachedStatement(sql: "SELECT points, payloadBytes FROM tenant WHERE id = ?")
+    guard let row = try Row.fetchOne(statement, arguments: [Int64(tenant)]) else { return (0, 0) }
+    return (row[0], row[1])
   }
 
   // MARK: points

@@ -6,8 +6,11 @@ import Foundation
 enum CatalogueChange: Codable, Equatable {
   /// The first record of a collection. `cursorKey` seals the cursors of all its replicas.
   case collection(CollectionConfig, cursorKey: Data)
+  /// SHA-256 of the embedding model's weights.
+  case weights(String)
   case tenant(id: TenantID, name: String)
-  case settings(id: TenantID, state: TenantState, quota: Int?)
+  /// `quota` is of vectors.
+  case settings(id: TenantID, state: TenantState, quota: Int?, byteQuota: Int?, queryQuota: Double?)
   /// What belongs to the vector that the next mutation stores. A crash may cut the log between the two: a point without its
   /// vector never was.
   case point(PointRecord)

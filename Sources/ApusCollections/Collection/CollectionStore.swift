@@ -17,7 +17,9 @@ public final class CollectionStore: Sendable {
   }
 
   private let path: String
+  private let quotas: TenantQuotas
   private let now: @Sendable () -> Int
+  private let uptime: @Sendable () -> Double
   private let opened = Mutex(Opened())
 
   private struct Opened {
@@ -34,14 +36,17 @@ public final class CollectionStore: Sendable {
     }
   }
 
-  /// Makes the folder if it is not there.
+  /// Makes the folder if it is not there. `quotas` hold in every collection for tenants that have none of their own.
   public init(
-    _ path: String, embedder: (any TextEmbedder)? = nil,
-    now: @escaping @Sendable () -> Int = VectorCollection.systemClock
+    _ path: String, embedder: (any TextEmbedder)? = nil, quotas: TenantQuotas = TenantQuotas(),
+    now: @escaping @Sendable () -> Int = VectorCollection.systemClock,
+    uptime: @escaping @Sendable () -> Double = VectorCollection.systemUptime
   ) throws {
     self.path = path
     self.embedder = embedder
+    self.quotas = quotas
     self.now = now
+    self.uptime = uptime
     try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
   }
 
@@ -55,7 +60,8 @@ public final class CollectionStore: Sendable {
     return try opened.withLock { opened in
       try opened.check()
       guard !exists(config.name) else { throw CollectionError.exists("the collection '\(config.name)'") }
-      let collection = try VectorCollection.create(folder(config.name), config, embedder: embedder, now: now)
+      let collection = try VectorCollection.create(
+        folder(config.name), config, embedder: embedder, quotas: quotas, now: now, uptime: uptime)
       opened[config.name] = collection
       return collection
     }
@@ -83,7 +89,8 @@ public final class CollectionStore: Sendable {
       guard (try? CollectionConfig.validate(name: name)) != nil, exists(name) else {
         throw CollectionError.notFound("the collection '\(name)'")
       }
-      let collection = try VectorCollection.open(folder(name), embedder: embedder, now: now)
+      let collection = try VectorCollection.open(
+        folder(name), embedder: embedder, quotas: quotas, now: now, uptime: uptime)
       opened[name] = collection
       return collection
     }

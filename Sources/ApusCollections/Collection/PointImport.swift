@@ -153,8 +153,8 @@ public struct PointImport: Sendable {
         try collection.upsert(entries.map(\.point), as: Principal(tenant: owner))
       } catch CollectionError.invalid(let path, let seen, let expected) {
         throw CollectionError.invalid(path: place(path, in: entries), seen: seen, expected: expected)
-      } catch CollectionError.quotaExceeded(let path, let tenant, let limit) {
-        throw CollectionError.quotaExceeded(path: place(path, in: entries), tenant: tenant, limit: limit)
+      } catch CollectionError.quotaExceeded(let path, let tenant, let quota, let limit) {
+        throw CollectionError.quotaExceeded(path: place(path, in: entries), tenant: tenant, quota: quota, limit: limit)
       }
     }
   }

@@ -8,25 +8,8 @@ public struct Principal: Sendable, Equatable {
     self.isAdmin = isAdmin
   }
 
-  /// Names of keys that may also do what is an administrator's, and act as any tenant.
-  public static let administrators: Set<String> = ["admin"]
   /// As whom those act who say nothing, on a server without keys.
   public static let defaultTenant = "default"
-
-  /// Who acts with a key of this owner's and names that tenant; nil if the owner may not act as it. Without an owner, on a
-  /// server without keys, everybody may do everything.
-  public init?(
-    keyOwner: String?, naming tenant: String?, administrators: Set<String> = Self.administrators,
-    defaultTenant: String = Self.defaultTenant
-  ) {
-    guard let keyOwner else {
-      self.init(tenant: tenant ?? defaultTenant, isAdmin: true)
-      return
-    }
-    let isAdmin = administrators.contains(keyOwner)
-    guard tenant == nil || tenant == keyOwner || isAdmin else { return nil }
-    self.init(tenant: tenant ?? keyOwner, isAdmin: isAdmin)
-  }
 
   /// Throws `CollectionError.invalid` for a name that no tenant can have.
   public func validate() throws { try Check.tenant(tenant, path: "tenant") }
@@ -51,26 +34,55 @@ public struct Tenant: Sendable, Equatable {
   public var id: UInt32
   public var name: String
   public var state = TenantState.active
-  /// Vectors that it may hold, own and granted; nil for no limit.
-  public var quota: Int?
+  /// Its own; where one is nil, the collection's default holds.
+  public var quotas = TenantQuotas()
   public var groups: [UInt32] = []
 }
 
 /// What an administrator changes of a tenant; nil leaves it.
 public struct TenantUpdate: Sendable, Equatable {
-  public enum Quota: Sendable, Equatable {
+  public enum Quota<Limit: Sendable & Equatable>: Sendable, Equatable {
+    /// The collection's default, where it has one.
     case unlimited
-    case vectors(Int)
+    case at(Limit)
+
+    fileprivate var limit: Limit? { if case .at(let limit) = self { limit } else { nil } }
   }
   public var state: TenantState?
-  public var quota: Quota?
+  /// Vectors.
+  public var quota: Quota<Int>?
+  public var byteQuota: Quota<Int>?
+  /// Queries a second.
+  public var queryQuota: Quota<Double>?
   /// Names of the groups, all of them.
   public var groups: [String]?
 
-  public init(state: TenantState? = nil, quota: Quota? = nil, groups: [String]? = nil) {
+  public init(
+    state: TenantState? = nil, quota: Quota<Int>? = nil, byteQuota: Quota<Int>? = nil,
+    queryQuota: Quota<Double>? = nil, groups: [String]? = nil
+  ) {
     self.state = state
     self.quota = quota
+    self.byteQuota = byteQuota
+    self.queryQuota = queryQuota
     self.groups = groups
+  }
+
+  /// Throws `CollectionError.invalid`.
+  func validate() throws {
+    for (path, limit) in [("quota", quota?.limit), ("byte_quota", byteQuota?.limit)] {
+      if let limit, limit < 0 { throw CollectionError.invalid(path: path, seen: "\(limit)", expected: "0 or more") }
+    }
+    if let rate = queryQuota?.limit, !(rate.isFinite && rate > 0) {
+      throw CollectionError.invalid(path: "query_quota", seen: "\(rate)", expected: "queries a second, above 0")
+    }
+  }
+
+  /// A tenant's own quotas once it is applied.
+  func applied(to quotas: TenantQuotas) -> TenantQuotas {
+    TenantQuotas(
+      vectors: quota == nil ? quotas.vectors : quota?.limit, bytes: byteQuota == nil ? quotas.bytes : byteQuota?.limit,
+      queries: queryQuota == nil ? quotas.queries : queryQuota?.limit)
   }
 }
 
@@ -78,14 +90,19 @@ public struct TenantUpdate: Sendable, Equatable {
 public struct TenantStats: Sendable, Codable, Equatable {
   public var tenant: String
   public var state: TenantState
-  public var quota: Int?
+  /// Its own, and the collection's defaults where it has none.
+  public var quotas: TenantQuotas
   public var groups: [String]
   /// Points that it owns.
   public var owned: Int
-  /// Vectors that it was granted itself, its own included: what the quota limits.
+  /// Vectors that it was granted itself, its own included: what the quota of vectors limits.
   public var held: Int
   /// Points that it may see, by its groups too.
   public var visible: Int
+  /// What the quota of bytes limits.
+  public var bytes: TenantBytes
+  /// Queries that came too fast since the collection was opened.
+  public var refusedQueries: Int
   /// For an administrator: they depend on how others' vectors are clustered, and on how busy the machine is.
   public var searches: SearchCounts?
 }

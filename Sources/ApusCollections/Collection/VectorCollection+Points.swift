@@ -24,6 +24,11 @@ extension VectorCollection {
     guard tenant.state == .active else { throw CollectionError.inactive(tenant: tenant.name, state: tenant.state) }
   }
 
+  /// An administrator may act on a tenant in any state.
+  static func checkActive(_ tenant: Tenant, unless principal: Principal) throws {
+    if !principal.isAdmin { try checkActive(tenant) }
+  }
+
   /// The tenant whose points are changed: the caller itself; an administrator may name another.
   private func owner(_ name: String?, _ principal: Principal, in database: Database) throws -> Tenant {
     guard name == nil || name == principal.tenant || principal.isAdmin,
@@ -43,7 +48,7 @@ extension VectorCollection {
     try write { batch in
       let owner = try batch.tenant(principal.tenant, path: "tenant")
       try Self.checkActive(owner)
-      var quotas = Quotas(index: store.index, caller: owner.id)
+      var quotas = QuotaCheck(self, caller: owner.id, in: batch.database)
       for (i, point) in points.enumerated() {
         let path = "points.\(i)"
         let grantees = try point.shareWith.enumerated().map {
@@ -64,6 +69,7 @@ extension VectorCollection {
               expiresAt: point.expiresAt)))
         try batch.append(.upsert(id: id, vector: point.vector!, owner: owner.id, shareWith: grantees.map(\.id)))
       }
+      try quotas.checkBytes(path: "points")
     }
   }
 
@@ -92,32 +98,8 @@ extension VectorCollection {
     }
   }
 
-  /// What tenants hold while a batch is put together.
-  private struct Quotas {
-    let index: VectorIndex
-    let caller: TenantID
-    private var held: [TenantID: Int] = [:]
-
-    init(index: VectorIndex, caller: TenantID) {
-      self.index = index
-      self.caller = caller
-    }
-
-    /// Counts a vector for a tenant with a quota, unless it has the one that is there.
-    mutating func take(_ tenant: Tenant, id: VectorID?, path: String) throws {
-      guard let quota = tenant.quota else { return }
-      if let id, index.isGranted(id, to: tenant.id) { return }
-      let count = held[tenant.id] ?? index.count(of: tenant.id)
-      guard count < quota else {
-        throw CollectionError.quotaExceeded(
-          path: path, tenant: tenant.name, limit: tenant.id == caller ? quota : nil)
-      }
-      held[tenant.id] = count + 1
-    }
-  }
-
   /// Fills in the vectors of points that have only text, by the collection's model. Throws `embedding`,
-  /// `invalid`, `unknownModel`.
+  /// `invalid`, `unknownModel`, `otherWeights`.
   public func embedding(_ points: [Point]) async throws -> [Point] {
     var points = points
     let missing = points.indices.filter { points[$0].vector == nil }
@@ -136,6 +118,7 @@ extension VectorCollection {
         path: "\(path).vector", seen: "nothing", expected: "a vector: the collection has no embedding model")
     }
     guard let embedder else { throw CollectionError.unknownModel(model, known: []) }
+    try await checkWeights(of: model, embedder)
     let vectors = try await embedder.embed(texts, model: model)
     guard vectors.count == texts.count, vectors.allSatisfy({ $0.count == config.vectors.dim }) else {
       throw CollectionError.embedding(
@@ -143,6 +126,33 @@ extension VectorCollection {
           + "expected \(texts.count) of \(config.vectors.dim)")
     }
     return vectors
+  }
+
+  /// The collection's vectors are those of one model: whoever answers to its name must have the weights that made them. A
+  /// collection that does not know them takes those of the first.
+  private func checkWeights(of model: String, _ embedder: any TextEmbedder) async throws {
+    guard let seen = try embedder.weightsDigest(of: model) else { return }
+    let expected: String
+    if let known = weightsDigest {
+      expected = known
+    } else {
+      expected = try await CollectionStore.blocking { try self.adoptWeights(seen) }
+    }
+    guard seen == expected else { throw CollectionError.otherWeights(model: model, seen: seen, expected: expected) }
+  }
+
+  /// The weights that the collection knows from now on: these, unless others came first.
+  private func adoptWeights(_ digest: String) throws -> String {
+    var known = digest
+    try write { batch in
+      if let first = try Catalogue.identity(in: batch.database)?.weights {
+        known = first
+      } else {
+        try batch.append(.weights(digest))
+      }
+    }
+    weights.withLock { $0 = known }
+    return known
   }
 
   func isExpired(_ point: PointRecord) -> Bool { point.expiresAt.map { $0 <= now() } ?? false }
@@ -190,13 +200,14 @@ extension VectorCollection {
       let owner = try self.owner(owner, principal, in: batch.database)
       let points = try own(keys, of: owner, in: batch.database)
       let grantees = try names.enumerated().map { try batch.tenant($1, path: "tenants.\($0)") }
-      var quotas = Quotas(index: store.index, caller: owner.id)
+      var quotas = QuotaCheck(self, caller: owner.id, in: batch.database)
       for point in points {
         for tenant in grantees {
           try quotas.take(tenant, id: point.id, path: "tenants")
           try batch.append(.grant(id: point.id, tenant: tenant.id))
         }
       }
+      try quotas.checkBytes(path: "tenants")
     }
   }
 

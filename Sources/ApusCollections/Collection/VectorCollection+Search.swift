@@ -97,6 +97,16 @@ extension VectorCollection {
     return VectorIDSet(try Int64.fetchAll(database, sql: text, arguments: arguments).map { VectorID($0) })
   }
 
+  /// Counts queries against the caller's quota, then fills in their vectors where they have only text.
+  ///
+  /// Throws `tooManyQueries`, before any text is read, and what making vectors throws.
+  public func prepare(_ queries: [Query], as principal: Principal) async throws -> [Query] {
+    try admit(queries.count, as: principal)
+    var prepared: [Query] = []
+    for query in queries { prepared.append(try await embedding(query)) }
+    return prepared
+  }
+
   /// Fills in the query's vector, if it needs one and has only text.
   public func embedding(_ query: Query) async throws -> Query {
     guard query.mode != .keyword, query.vector == nil, let text = query.text else { return query }

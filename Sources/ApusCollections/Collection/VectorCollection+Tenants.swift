@@ -16,25 +16,19 @@ extension VectorCollection {
   /// An offloaded one leaves memory before this returns, and an active or inactive one is back in it.
   public func update(_ name: String, _ update: TenantUpdate, as principal: Principal) throws {
     try principal.requireAdmin("change tenants")
-    if case .vectors(let count) = update.quota, count < 0 {
-      throw CollectionError.invalid(path: "quota", seen: "\(count)", expected: "0 or more")
-    }
+    try update.validate()
     try write { batch in
       let tenant = try batch.tenant(name, path: "tenant")
-      if update.state != nil || update.quota != nil {
-        var quota = tenant.quota
-        switch update.quota {
-        case .unlimited?: quota = nil
-        case .vectors(let count)?: quota = count
-        case nil: break
-        }
-        let state = update.state ?? tenant.state
-        try batch.append(.settings(id: tenant.id, state: state, quota: quota))
-        if state == .offloaded {
-          try batch.append(.offload(tenant.id))
-        } else if tenant.state == .offloaded {
-          try batch.append(.load(tenant.id))
-        }
+      let (state, quotas) = (update.state ?? tenant.state, update.applied(to: tenant.quotas))
+      if state != tenant.state || quotas != tenant.quotas {
+        try batch.append(
+          .settings(
+            id: tenant.id, state: state, quota: quotas.vectors, byteQuota: quotas.bytes, queryQuota: quotas.queries))
+      }
+      if state == .offloaded {
+        try batch.append(.offload(tenant.id))
+      } else if tenant.state == .offloaded {
+        try batch.append(.load(tenant.id))
       }
       if let names = update.groups {
         let groups = try names.enumerated().map { try batch.tenant($1, path: "groups.\($0)").id }
@@ -54,16 +48,49 @@ extension VectorCollection {
   /// The figures of a tenant, for itself or an administrator. Throws `notFound`.
   public func stats(of name: String, as principal: Principal) throws -> TenantStats {
     let tenant = try known(name, principal)
+    return try catalogue.pool.read { try figures(tenant, as: principal, in: $0) }
+  }
+
+  private func figures(_ tenant: Tenant, as principal: Principal, in database: Database) throws -> TenantStats {
     let groups = tenants.withLock { all in tenant.groups.compactMap { all[$0]?.name } }
-    let owned = try catalogue.pool.read { database in
+    let usage = try Catalogue.usage(of: tenant.id, in: database)
+    let expired =
       try Int.fetchOne(
-        database, sql: "SELECT count(*) FROM point WHERE owner = ? AND (expires IS NULL OR expires > ?)",
-        arguments: [Int64(tenant.id), now()]) ?? 0
-    }
+        database.cachedStatement(sql: "SELECT count(*) FROM point WHERE expires <= ? AND +owner = ?"),
+        arguments: [now(), Int64(tenant.id)]) ?? 0
+    let held = store.index.count(of: tenant.id)
     return TenantStats(
-      tenant: name, state: tenant.state, quota: tenant.quota, groups: groups.sorted(), owned: owned,
-      held: store.index.count(of: tenant.id), visible: store.index.idsWithOffloaded(of: tenant.id).count,
+      tenant: tenant.name, state: tenant.state, quotas: quotas(of: tenant), groups: groups.sorted(),
+      owned: usage.points - expired, held: held,
+      visible: groups.isEmpty ? held : store.index.idsWithOffloaded(of: tenant.id).count,
+      bytes: TenantBytes(points: usage.points, payloads: usage.payloads, held: held, dim: config.vectors.dim),
+      refusedQueries: meter.refused(of: tenant.name),
       searches: principal.isAdmin ? searchCounts.withLock { $0[tenant.id] } ?? SearchCounts() : nil)
+  }
+
+  /// Figures of many tenants.
+  public struct TenantPage: Sendable, Equatable {
+    public var tenants: [TenantStats]
+    /// The last name, after which the next page begins; nil after the last page.
+    public var next: String?
+  }
+
+  public static let maximumTenantPage = 1000
+
+  /// All tenants' figures in the order of their names' bytes, at most `limit`: an administrator's. Throws `forbidden`,
+  /// `invalid`.
+  public func listTenants(
+    after name: String? = nil, limit: Int = 100, as principal: Principal
+  ) throws -> TenantPage {
+    try principal.requireAdmin("list tenants")
+    guard (1...Self.maximumTenantPage).contains(limit) else {
+      throw CollectionError.invalid(path: "limit", seen: "\(limit)", expected: "1 to \(Self.maximumTenantPage)")
+    }
+    return try catalogue.pool.read { database in
+      let found = try Catalogue.tenants(after: name, count: limit + 1, in: database)
+      let page = try found.prefix(limit).map { try figures($0, as: principal, in: database) }
+      return TenantPage(tenants: page, next: found.count > limit ? page.last?.tenant : nil)
+    }
   }
 
   /// All tenants' names, for an administrator.
@@ -75,13 +102,16 @@ extension VectorCollection {
   // MARK: leaving
 
   /// Forgets a tenant: its name, its rights, and the points that nobody else was granted. Points that it shared stay with
-  /// those who see them, without an owner. Throws `notFound`.
+  /// those who see them, without an owner. Throws `notFound`, and where an administrator has restricted the tenant, which
+  /// would come back without that, `inactive` or `forbidden` for itself.
   public func drop(_ name: String, as principal: Principal) throws {
     let tenant = try known(name, principal)
     try write { batch in
-      guard try Catalogue.tenant(name, in: batch.database)?.id == tenant.id else {
+      guard let latest = try Catalogue.tenant(name, in: batch.database), latest.id == tenant.id else {
         throw CollectionError.notFound("the tenant")
       }
+      try Self.checkActive(latest, unless: principal)
+      if latest.quotas != TenantQuotas() { try principal.requireAdmin("forget a tenant with quotas") }
       let visible = store.index.idsWithOffloaded(of: tenant.id)
       let own = try store.index.write { writer in
         try visible.filter { id in try writer.contains(id) && writer.tenants(of: id) == [tenant.id] }
@@ -114,8 +144,8 @@ extension VectorCollection {
   }
 
   /// Every point that a tenant owns, a JSON object a line: id, vector (under cosine: of length 1), text, payload, expiry and
-  /// who else may see it; what `upsert` takes. For itself or an administrator. Each line is whole; all together are not of
-  /// one moment.
+  /// who else may see it; what `upsert` takes. For itself, while it is active, or an administrator. Each line is whole; all
+  /// together are not of one moment.
   public func export(
     _ name: String, as principal: Principal, to write: (Data) throws -> Void
   ) throws {
@@ -131,6 +161,7 @@ extension VectorCollection {
     _ name: String, after last: UInt64, as principal: Principal
   ) throws -> (lines: Data, last: UInt64)? {
     let tenant = try known(name, principal)
+    try Self.checkActive(tenant, unless: principal)
     if tenant.state == .offloaded { throw CollectionError.inactive(tenant: name, state: .offloaded) }
     let points = try catalogue.pool.read { database in
       try Row.fetchAll(

@@ -24,24 +24,35 @@ public final class VectorCollection: Sendable {
   let cursorKey: SymmetricKey
   /// Seconds since 1970.
   let now: @Sendable () -> Int
+  /// Seconds of a clock that never goes back.
+  private let uptime: @Sendable () -> Double
+  /// For tenants that have no quotas of their own.
+  private let defaultQuotas: TenantQuotas
+  /// SHA-256 of the embedding model's weights; nil while nobody has said them.
+  let weights: Mutex<String?>
   let searchCounts = Mutex<[TenantID: SearchCounts]>([:])
+  let meter = QueryMeter()
   /// Why nothing more can be written.
   private let failure = Mutex<String?>(nil)
   /// Vectors ever stored, those that are gone included, when the need of training was last looked at.
   private let lookedAt = Mutex<Int?>(nil)
 
   public static let systemClock: @Sendable () -> Int = { Int(Date().timeIntervalSince1970) }
+  public static let systemUptime: @Sendable () -> Double = { Double(DispatchTime.now().uptimeNanoseconds) / 1e9 }
 
   private init(
-    config: CollectionConfig, cursorKey: Data, store: VectorStore, catalogue: Catalogue,
-    embedder: (any TextEmbedder)?, now: @escaping @Sendable () -> Int
+    _ identity: Catalogue.Identity, store: VectorStore, catalogue: Catalogue, embedder: (any TextEmbedder)?,
+    quotas: TenantQuotas, now: @escaping @Sendable () -> Int, uptime: @escaping @Sendable () -> Double
   ) throws {
-    self.config = config
+    config = identity.config
+    weights = Mutex(identity.weights)
+    defaultQuotas = quotas
+    self.uptime = uptime
     self.store = store
     self.catalogue = catalogue
     self.embedder = embedder
     self.now = now
-    self.cursorKey = SymmetricKey(data: cursorKey)
+    cursorKey = SymmetricKey(data: identity.cursorKey)
     tenants = Mutex(TenantDirectory(try catalogue.pool.read { try Catalogue.tenants(in: $0) }))
   }
 
@@ -54,9 +65,11 @@ public final class VectorCollection: Sendable {
   /// the model's.
   public static func create(
     _ path: String, _ config: CollectionConfig, embedder: (any TextEmbedder)? = nil,
-    now: @escaping @Sendable () -> Int = systemClock
+    quotas: TenantQuotas = TenantQuotas(), now: @escaping @Sendable () -> Int = systemClock,
+    uptime: @escaping @Sendable () -> Double = systemUptime
   ) throws -> VectorCollection {
     try config.validate()
+    var weights: String?
     if let model = config.embeddingModel {
       guard let embedder else { throw CollectionError.unknownModel(model, known: []) }
       let dim = try embedder.dim(of: model)
@@ -64,6 +77,7 @@ public final class VectorCollection: Sendable {
         throw CollectionError.invalid(
           path: "dimension", seen: "\(config.vectors.dim)", expected: "\(dim), the size of the vectors of '\(model)'")
       }
+      weights = try embedder.weightsDigest(of: model)
     }
     guard !FileManager.default.fileExists(atPath: path) else { throw CollectionError.exists("the folder \(path)") }
     let key = SymmetricKey(size: .bits256).withUnsafeBytes { Data($0) }
@@ -71,14 +85,15 @@ public final class VectorCollection: Sendable {
     do {
       try FileManager.default.createDirectory(atPath: draft, withIntermediateDirectories: true)
       let store = try VectorStore.create(vectors(draft), config.vectors)
-      try store.commit([CatalogueChange.collection(config, cursorKey: key).note()])
+      let changes = [.collection(config, cursorKey: key)] + (weights.map { [CatalogueChange.weights($0)] } ?? [])
+      try store.commit(changes.map { try $0.note() })
       try store.close()
       try FileManager.default.moveItem(atPath: draft, toPath: path)
     } catch {
       try? FileManager.default.removeItem(atPath: draft)
       throw error
     }
-    return try open(path, embedder: embedder, now: now)
+    return try open(path, embedder: embedder, quotas: quotas, now: now, uptime: uptime)
   }
 
   /// Opens a collection and brings its catalogue up to the log. With `salvage` a damaged log is read as far as it goes, and
@@ -87,7 +102,8 @@ public final class VectorCollection: Sendable {
   /// Throws `CollectionError.corrupt`, `DurabilityError`, `VectorError`, or GRDB's `DatabaseError`.
   public static func open(
     _ path: String, salvage: Bool = false, embedder: (any TextEmbedder)? = nil,
-    now: @escaping @Sendable () -> Int = systemClock
+    quotas: TenantQuotas = TenantQuotas(), now: @escaping @Sendable () -> Int = systemClock,
+    uptime: @escaping @Sendable () -> Double = systemUptime
   ) throws -> VectorCollection {
     // The store first: it refuses a second process.
     let held = Mutex<VectorStore?>(nil)
@@ -116,8 +132,7 @@ public final class VectorCollection: Sendable {
             + "restore a snapshot, or open with salvage")
       }
       return try VectorCollection(
-        config: identity.config, cursorKey: identity.cursorKey, store: store, catalogue: catalogue,
-        embedder: embedder, now: now)
+        identity, store: store, catalogue: catalogue, embedder: embedder, quotas: quotas, now: now, uptime: uptime)
     } catch {
       try? held.withLock { try $0?.close() }
       throw error
@@ -297,6 +312,31 @@ public final class VectorCollection: Sendable {
   public func stats(as principal: Principal) throws -> VectorStats {
     try principal.requireAdmin("see what all tenants have")
     return store.index.stats
+  }
+
+  /// What the collection takes: an administrator's.
+  public func bytes(as principal: Principal) throws -> CollectionBytes {
+    try principal.requireAdmin("see what all tenants have")
+    let memory = store.index.memory
+    return CollectionBytes(
+      vectors: memory.vectors + memory.codes, index: memory.index,
+      payloads: Int(try catalogue.pool.read { try Catalogue.number("payloadBytes", in: $0) }))
+  }
+
+  /// SHA-256 of the embedding model's weights, in hex; nil while nobody has said them.
+  public var weightsDigest: String? { weights.withLock { $0 } }
+
+  // MARK: quotas
+
+  /// A tenant's own quotas, and the defaults where it has none.
+  func quotas(of tenant: Tenant?) -> TenantQuotas { tenant?.quotas.over(defaultQuotas) ?? defaultQuotas }
+
+  /// Counts queries of the caller's against its quota, before anything is done for them. Throws `tooManyQueries`.
+  public func admit(_ queries: Int = 1, as principal: Principal) throws {
+    guard let rate = quotas(of: tenants.withLock { $0[principal.tenant] }).queries else { return }
+    if let wait = meter.take(queries, of: principal.tenant, rate: rate, at: uptime()) {
+      throw CollectionError.tooManyQueries(tenant: principal.tenant, limit: rate, retryAfter: wait)
+    }
   }
 }
 

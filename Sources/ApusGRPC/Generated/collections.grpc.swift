@@ -2,6 +2,7 @@
 ///
 /// Who acts is said by the call's metadata, never by a message: `authorization: Bearer KEY` or `x-api-key: KEY`; the key's
 /// name is the tenant. An administrator, and everybody on a server without keys, may act as another: `x-apus-tenant: NAME`.
+/// A call may also bring `x-request-id`, which its answer repeats and the server's log holds, and a W3C `traceparent`.
 ///
 /// Errors carry google.rpc.ErrorInfo with a reason, and google.rpc.BadRequest with the path of the field at fault:
 ///   UNAUTHENTICATED     no key, or an unknown one
@@ -9,10 +10,11 @@
 ///   NOT_FOUND           absent, or not the caller's to see: nobody can tell which
 ///   ALREADY_EXISTS      a collection of this name with another configuration
 ///   INVALID_ARGUMENT    the field's path, the value seen and the value expected
-///   RESOURCE_EXHAUSTED  a tenant's quota
+///   FAILED_PRECONDITION other weights answer to the name of the collection's embedding model
+///   RESOURCE_EXHAUSTED  a tenant's quota, or a message beyond the server's limit (16 MiB where nothing else is configured);
+///                       for too many queries with google.rpc.RetryInfo
 ///   INTERNAL            the server's log says what went wrong
 ///   UNAVAILABLE         the server is about to leave
-/// A call with a message beyond the server's limit (16 MiB where nothing else is configured) is reset without a status.
 /// Ids of vectors are the tenants' own: two tenants may use the same id for different points.
 
 // DO NOT EDIT.
@@ -271,6 +273,19 @@ internal enum WireCollections: Sendable {
                 type: .unary
             )
         }
+        /// Namespace for "ListTenants" metadata.
+        internal enum ListTenants: Sendable {
+            /// Request type for "ListTenants".
+            internal typealias Input = WireListTenantsRequest
+            /// Response type for "ListTenants".
+            internal typealias Output = WireListTenantsResponse
+            /// Descriptor for "ListTenants".
+            internal static let descriptor = GRPCCore.MethodDescriptor(
+                service: GRPCCore.ServiceDescriptor(fullyQualifiedService: "apus.vectors.v1.Collections"),
+                method: "ListTenants",
+                type: .unary
+            )
+        }
         /// Namespace for "UpdateTenant" metadata.
         internal enum UpdateTenant: Sendable {
             /// Request type for "UpdateTenant".
@@ -330,6 +345,7 @@ internal enum WireCollections: Sendable {
             Search.descriptor,
             SearchBatch.descriptor,
             GetTenant.descriptor,
+            ListTenants.descriptor,
             UpdateTenant.descriptor,
             DeleteTenant.descriptor,
             ExportTenant.descriptor
@@ -675,6 +691,24 @@ extension WireCollections {
             request: GRPCCore.StreamingServerRequest<WireGetTenantRequest>,
             context: GRPCCore.ServerContext
         ) async throws -> GRPCCore.StreamingServerResponse<WireTenant>
+
+        /// Handle the "ListTenants" method.
+        ///
+        /// > Source IDL Documentation:
+        /// >
+        /// > All tenants' figures, by name. An administrator's.
+        ///
+        /// - Parameters:
+        ///   - request: A streaming request of `WireListTenantsRequest` messages.
+        ///   - context: Context providing information about the RPC.
+        /// - Throws: Any error which occurred during the processing of the request. Thrown errors
+        ///     of type `RPCError` are mapped to appropriate statuses. All other errors are converted
+        ///     to an internal error.
+        /// - Returns: A streaming response of `WireListTenantsResponse` messages.
+        func listTenants(
+            request: GRPCCore.StreamingServerRequest<WireListTenantsRequest>,
+            context: GRPCCore.ServerContext
+        ) async throws -> GRPCCore.StreamingServerResponse<WireListTenantsResponse>
 
         /// Handle the "UpdateTenant" method.
         ///
@@ -1056,6 +1090,24 @@ extension WireCollections {
             context: GRPCCore.ServerContext
         ) async throws -> GRPCCore.ServerResponse<WireTenant>
 
+        /// Handle the "ListTenants" method.
+        ///
+        /// > Source IDL Documentation:
+        /// >
+        /// > All tenants' figures, by name. An administrator's.
+        ///
+        /// - Parameters:
+        ///   - request: A request containing a single `WireListTenantsRequest` message.
+        ///   - context: Context providing information about the RPC.
+        /// - Throws: Any error which occurred during the processing of the request. Thrown errors
+        ///     of type `RPCError` are mapped to appropriate statuses. All other errors are converted
+        ///     to an internal error.
+        /// - Returns: A response containing a single `WireListTenantsResponse` message.
+        func listTenants(
+            request: GRPCCore.ServerRequest<WireListTenantsRequest>,
+            context: GRPCCore.ServerContext
+        ) async throws -> GRPCCore.ServerResponse<WireListTenantsResponse>
+
         /// Handle the "UpdateTenant" method.
         ///
         /// > Source IDL Documentation:
@@ -1435,6 +1487,24 @@ extension WireCollections {
             context: GRPCCore.ServerContext
         ) async throws -> WireTenant
 
+        /// Handle the "ListTenants" method.
+        ///
+        /// > Source IDL Documentation:
+        /// >
+        /// > All tenants' figures, by name. An administrator's.
+        ///
+        /// - Parameters:
+        ///   - request: A `WireListTenantsRequest` message.
+        ///   - context: Context providing information about the RPC.
+        /// - Throws: Any error which occurred during the processing of the request. Thrown errors
+        ///     of type `RPCError` are mapped to appropriate statuses. All other errors are converted
+        ///     to an internal error.
+        /// - Returns: A `WireListTenantsResponse` to respond with.
+        func listTenants(
+            request: WireListTenantsRequest,
+            context: GRPCCore.ServerContext
+        ) async throws -> WireListTenantsResponse
+
         /// Handle the "UpdateTenant" method.
         ///
         /// > Source IDL Documentation:
@@ -1695,6 +1765,17 @@ extension WireCollections.StreamingServiceProtocol {
             }
         )
         router.registerHandler(
+            forMethod: WireCollections.Method.ListTenants.descriptor,
+            deserializer: GRPCProtobuf.ProtobufDeserializer<WireListTenantsRequest>(),
+            serializer: GRPCProtobuf.ProtobufSerializer<WireListTenantsResponse>(),
+            handler: { request, context in
+                try await self.listTenants(
+                    request: request,
+                    context: context
+                )
+            }
+        )
+        router.registerHandler(
             forMethod: WireCollections.Method.UpdateTenant.descriptor,
             deserializer: GRPCProtobuf.ProtobufDeserializer<WireUpdateTenantRequest>(),
             serializer: GRPCProtobuf.ProtobufSerializer<WireTenant>(),
@@ -1914,6 +1995,17 @@ extension WireCollections.ServiceProtocol {
         context: GRPCCore.ServerContext
     ) async throws -> GRPCCore.StreamingServerResponse<WireTenant> {
         let response = try await self.getTenant(
+            request: GRPCCore.ServerRequest(stream: request),
+            context: context
+        )
+        return GRPCCore.StreamingServerResponse(single: response)
+    }
+
+    internal func listTenants(
+        request: GRPCCore.StreamingServerRequest<WireListTenantsRequest>,
+        context: GRPCCore.ServerContext
+    ) async throws -> GRPCCore.StreamingServerResponse<WireListTenantsResponse> {
+        let response = try await self.listTenants(
             request: GRPCCore.ServerRequest(stream: request),
             context: context
         )
@@ -2188,6 +2280,19 @@ extension WireCollections.SimpleServiceProtocol {
     ) async throws -> GRPCCore.ServerResponse<WireTenant> {
         return GRPCCore.ServerResponse<WireTenant>(
             message: try await self.getTenant(
+                request: request.message,
+                context: context
+            ),
+            metadata: [:]
+        )
+    }
+
+    internal func listTenants(
+        request: GRPCCore.ServerRequest<WireListTenantsRequest>,
+        context: GRPCCore.ServerContext
+    ) async throws -> GRPCCore.ServerResponse<WireListTenantsResponse> {
+        return GRPCCore.ServerResponse<WireListTenantsResponse>(
+            message: try await self.listTenants(
                 request: request.message,
                 context: context
             ),

@@ -12,6 +12,7 @@
 ///
 /// Who acts is said by the call's metadata, never by a message: `authorization: Bearer KEY` or `x-api-key: KEY`; the key's
 /// name is the tenant. An administrator, and everybody on a server without keys, may act as another: `x-apus-tenant: NAME`.
+/// A call may also bring `x-request-id`, which its answer repeats and the server's log holds, and a W3C `traceparent`.
 ///
 /// Errors carry google.rpc.ErrorInfo with a reason, and google.rpc.BadRequest with the path of the field at fault:
 ///   UNAUTHENTICATED     no key, or an unknown one
@@ -19,10 +20,11 @@
 ///   NOT_FOUND           absent, or not the caller's to see: nobody can tell which
 ///   ALREADY_EXISTS      a collection of this name with another configuration
 ///   INVALID_ARGUMENT    the field's path, the value seen and the value expected
-///   RESOURCE_EXHAUSTED  a tenant's quota
+///   FAILED_PRECONDITION other weights answer to the name of the collection's embedding model
+///   RESOURCE_EXHAUSTED  a tenant's quota, or a message beyond the server's limit (16 MiB where nothing else is configured);
+///                       for too many queries with google.rpc.RetryInfo
 ///   INTERNAL            the server's log says what went wrong
 ///   UNAVAILABLE         the server is about to leave
-/// A call with a message beyond the server's limit (16 MiB where nothing else is configured) is reset without a status.
 /// Ids of vectors are the tenants' own: two tenants may use the same id for different points.
 
 #if canImport(FoundationEssentials)
@@ -204,11 +206,22 @@ nonisolated struct WireCollection: Sendable {
   /// Paths in payloads, such as lang or author.name, that filters may name.
   var indexedFields: [String] = []
 
+  /// The model's weights: SHA-256, in hex. Said in answers, where the collection knows it.
+  var embeddingWeights: String {
+    get {_embeddingWeights ?? String()}
+    set {_embeddingWeights = newValue}
+  }
+  /// Returns true if `embeddingWeights` has been explicitly set.
+  var hasEmbeddingWeights: Bool {self._embeddingWeights != nil}
+  /// Clears the value of `embeddingWeights`. Subsequent reads from it will return its default value.
+  mutating func clearEmbeddingWeights() {self._embeddingWeights = nil}
+
   var unknownFields = SwiftProtobuf.UnknownStorage()
 
   init() {}
 
   fileprivate var _embeddingModel: String? = nil
+  fileprivate var _embeddingWeights: String? = nil
 }
 
 nonisolated struct WireListCollectionsRequest: Sendable {
@@ -385,6 +398,38 @@ nonisolated struct WireCollectionStats: Sendable {
   var grants: UInt64 = 0
 
   var clusters: UInt64 = 0
+
+  var bytes: WireCollectionBytes {
+    get {_bytes ?? WireCollectionBytes()}
+    set {_bytes = newValue}
+  }
+  /// Returns true if `bytes` has been explicitly set.
+  var hasBytes: Bool {self._bytes != nil}
+  /// Clears the value of `bytes`. Subsequent reads from it will return its default value.
+  mutating func clearBytes() {self._bytes = nil}
+
+  var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  init() {}
+
+  fileprivate var _bytes: WireCollectionBytes? = nil
+}
+
+nonisolated struct WireCollectionBytes: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// In memory: vectors and their codes.
+  var vectors: UInt64 = 0
+
+  /// In memory: the clustering tree, the tenants' trees, and who may see what.
+  var index: UInt64 = 0
+
+  /// On the disk: ids, texts and payloads.
+  var payloads: UInt64 = 0
+
+  var total: UInt64 = 0
 
   var unknownFields = SwiftProtobuf.UnknownStorage()
 
@@ -1398,41 +1443,144 @@ nonisolated struct WireBounds: Sendable {
   fileprivate var _lte: WireValue? = nil
 }
 
-nonisolated struct WireTenant: Sendable {
+nonisolated struct WireTenant: @unchecked Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
   // methods supported on all messages.
 
-  var tenant: String = String()
+  var tenant: String {
+    get {_storage._tenant}
+    set {_uniqueStorage()._tenant = newValue}
+  }
 
-  var state: WireTenantState = .unspecified
+  var state: WireTenantState {
+    get {_storage._state}
+    set {_uniqueStorage()._state = newValue}
+  }
 
   /// Vectors that it may hold; absent for no limit.
   var quota: UInt64 {
-    get {_quota ?? 0}
-    set {_quota = newValue}
+    get {_storage._quota ?? 0}
+    set {_uniqueStorage()._quota = newValue}
   }
   /// Returns true if `quota` has been explicitly set.
-  var hasQuota: Bool {self._quota != nil}
+  var hasQuota: Bool {_storage._quota != nil}
   /// Clears the value of `quota`. Subsequent reads from it will return its default value.
-  mutating func clearQuota() {self._quota = nil}
+  mutating func clearQuota() {_uniqueStorage()._quota = nil}
 
-  var groups: [String] = []
+  var groups: [String] {
+    get {_storage._groups}
+    set {_uniqueStorage()._groups = newValue}
+  }
 
   /// Points that it owns.
-  var owned: UInt64 = 0
+  var owned: UInt64 {
+    get {_storage._owned}
+    set {_uniqueStorage()._owned = newValue}
+  }
 
   /// Vectors that it was granted itself, its own included: what the quota limits.
-  var held: UInt64 = 0
+  var held: UInt64 {
+    get {_storage._held}
+    set {_uniqueStorage()._held = newValue}
+  }
 
   /// Points that it may see, by its groups too.
-  var visible: UInt64 = 0
+  var visible: UInt64 {
+    get {_storage._visible}
+    set {_uniqueStorage()._visible = newValue}
+  }
+
+  /// Bytes that it may store; absent for no limit.
+  var byteQuota: UInt64 {
+    get {_storage._byteQuota ?? 0}
+    set {_uniqueStorage()._byteQuota = newValue}
+  }
+  /// Returns true if `byteQuota` has been explicitly set.
+  var hasByteQuota: Bool {_storage._byteQuota != nil}
+  /// Clears the value of `byteQuota`. Subsequent reads from it will return its default value.
+  mutating func clearByteQuota() {_uniqueStorage()._byteQuota = nil}
+
+  /// Searches, scrolls and counts a second; absent for no limit.
+  var queryQuota: Double {
+    get {_storage._queryQuota ?? 0}
+    set {_uniqueStorage()._queryQuota = newValue}
+  }
+  /// Returns true if `queryQuota` has been explicitly set.
+  var hasQueryQuota: Bool {_storage._queryQuota != nil}
+  /// Clears the value of `queryQuota`. Subsequent reads from it will return its default value.
+  mutating func clearQueryQuota() {_uniqueStorage()._queryQuota = nil}
+
+  /// What the byte quota limits.
+  var bytes: WireTenantBytes {
+    get {_storage._bytes ?? WireTenantBytes()}
+    set {_uniqueStorage()._bytes = newValue}
+  }
+  /// Returns true if `bytes` has been explicitly set.
+  var hasBytes: Bool {_storage._bytes != nil}
+  /// Clears the value of `bytes`. Subsequent reads from it will return its default value.
+  mutating func clearBytes() {_uniqueStorage()._bytes = nil}
+
+  /// Queries that were refused since the collection was opened, because they came too fast.
+  var refusedQueries: UInt64 {
+    get {_storage._refusedQueries}
+    set {_uniqueStorage()._refusedQueries = newValue}
+  }
+
+  /// An administrator's.
+  var searches: WireSearchCounts {
+    get {_storage._searches ?? WireSearchCounts()}
+    set {_uniqueStorage()._searches = newValue}
+  }
+  /// Returns true if `searches` has been explicitly set.
+  var hasSearches: Bool {_storage._searches != nil}
+  /// Clears the value of `searches`. Subsequent reads from it will return its default value.
+  mutating func clearSearches() {_uniqueStorage()._searches = nil}
 
   var unknownFields = SwiftProtobuf.UnknownStorage()
 
   init() {}
 
-  fileprivate var _quota: UInt64? = nil
+  fileprivate var _storage = _StorageClass.defaultInstance
+}
+
+nonisolated struct WireTenantBytes: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// Of points that it owns: 4 a number.
+  var vectors: UInt64 = 0
+
+  /// Of points that it owns: their ids, texts and payloads.
+  var payloads: UInt64 = 0
+
+  /// 8 for each vector that it holds.
+  var grants: UInt64 = 0
+
+  var total: UInt64 = 0
+
+  var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  init() {}
+}
+
+/// Since the collection was opened.
+nonisolated struct WireSearchCounts: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  var count: UInt64 = 0
+
+  /// Vectors that were compared.
+  var scanned: UInt64 = 0
+
+  var microseconds: UInt64 = 0
+
+  var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  init() {}
 }
 
 nonisolated struct WireGetTenantRequest: Sendable {
@@ -1449,6 +1597,65 @@ nonisolated struct WireGetTenantRequest: Sendable {
   init() {}
 }
 
+nonisolated struct WireListTenantsRequest: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  var collection: String = String()
+
+  /// 1 to 1000; absent 100.
+  var limit: UInt32 {
+    get {_limit ?? 0}
+    set {_limit = newValue}
+  }
+  /// Returns true if `limit` has been explicitly set.
+  var hasLimit: Bool {self._limit != nil}
+  /// Clears the value of `limit`. Subsequent reads from it will return its default value.
+  mutating func clearLimit() {self._limit = nil}
+
+  /// The last name of the page before.
+  var after: String {
+    get {_after ?? String()}
+    set {_after = newValue}
+  }
+  /// Returns true if `after` has been explicitly set.
+  var hasAfter: Bool {self._after != nil}
+  /// Clears the value of `after`. Subsequent reads from it will return its default value.
+  mutating func clearAfter() {self._after = nil}
+
+  var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  init() {}
+
+  fileprivate var _limit: UInt32? = nil
+  fileprivate var _after: String? = nil
+}
+
+nonisolated struct WireListTenantsResponse: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  var tenants: [WireTenant] = []
+
+  /// Absent after the last page.
+  var nextAfter: String {
+    get {_nextAfter ?? String()}
+    set {_nextAfter = newValue}
+  }
+  /// Returns true if `nextAfter` has been explicitly set.
+  var hasNextAfter: Bool {self._nextAfter != nil}
+  /// Clears the value of `nextAfter`. Subsequent reads from it will return its default value.
+  mutating func clearNextAfter() {self._nextAfter = nil}
+
+  var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  init() {}
+
+  fileprivate var _nextAfter: String? = nil
+}
+
 nonisolated struct WireUpdateTenantRequest: Sendable {
   // SwiftProtobuf.Message conformance is added in an extension below. See the
   // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
@@ -1458,7 +1665,7 @@ nonisolated struct WireUpdateTenantRequest: Sendable {
 
   var tenant: String = String()
 
-  /// What is absent stays.
+  /// What is absent stays. A quota that is lifted is the server's default again, where it has one.
   var state: WireTenantState = .unspecified
 
   var quotaChange: WireUpdateTenantRequest.OneOf_QuotaChange? = nil
@@ -1488,11 +1695,61 @@ nonisolated struct WireUpdateTenantRequest: Sendable {
   /// Clears the value of `groups`. Subsequent reads from it will return its default value.
   mutating func clearGroups() {self._groups = nil}
 
+  var byteQuotaChange: WireUpdateTenantRequest.OneOf_ByteQuotaChange? = nil
+
+  var byteQuota: UInt64 {
+    get {
+      if case .byteQuota(let v)? = byteQuotaChange {return v}
+      return 0
+    }
+    set {byteQuotaChange = .byteQuota(newValue)}
+  }
+
+  var unlimitedBytes: Bool {
+    get {
+      if case .unlimitedBytes(let v)? = byteQuotaChange {return v}
+      return false
+    }
+    set {byteQuotaChange = .unlimitedBytes(newValue)}
+  }
+
+  var queryQuotaChange: WireUpdateTenantRequest.OneOf_QueryQuotaChange? = nil
+
+  /// Above 0.
+  var queryQuota: Double {
+    get {
+      if case .queryQuota(let v)? = queryQuotaChange {return v}
+      return 0
+    }
+    set {queryQuotaChange = .queryQuota(newValue)}
+  }
+
+  var unlimitedQueries: Bool {
+    get {
+      if case .unlimitedQueries(let v)? = queryQuotaChange {return v}
+      return false
+    }
+    set {queryQuotaChange = .unlimitedQueries(newValue)}
+  }
+
   var unknownFields = SwiftProtobuf.UnknownStorage()
 
   nonisolated enum OneOf_QuotaChange: Equatable, Sendable {
     case quota(UInt64)
     case unlimited(Bool)
+
+  }
+
+  nonisolated enum OneOf_ByteQuotaChange: Equatable, Sendable {
+    case byteQuota(UInt64)
+    case unlimitedBytes(Bool)
+
+  }
+
+  nonisolated enum OneOf_QueryQuotaChange: Equatable, Sendable {
+    /// Above 0.
+    case queryQuota(Double)
+    case unlimitedQueries(Bool)
 
   }
 
@@ -1585,7 +1842,7 @@ nonisolated extension WireTenantState: SwiftProtobuf._ProtoNameProviding {
 
 nonisolated extension WireCollection: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   static let protoMessageName: String = _protobuf_package + ".Collection"
-  static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}name\0\u{1}dimension\0\u{1}metric\0\u{1}quantizer\0\u{3}embedding_model\0\u{3}indexed_fields\0")
+  static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}name\0\u{1}dimension\0\u{1}metric\0\u{1}quantizer\0\u{3}embedding_model\0\u{3}indexed_fields\0\u{3}embedding_weights\0")
 
   mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1599,6 +1856,7 @@ nonisolated extension WireCollection: SwiftProtobuf.Message, SwiftProtobuf._Mess
       case 4: try { try decoder.decodeSingularEnumField(value: &self.quantizer) }()
       case 5: try { try decoder.decodeSingularStringField(value: &self._embeddingModel) }()
       case 6: try { try decoder.decodeRepeatedStringField(value: &self.indexedFields) }()
+      case 7: try { try decoder.decodeSingularStringField(value: &self._embeddingWeights) }()
       default: break
       }
     }
@@ -1627,6 +1885,9 @@ nonisolated extension WireCollection: SwiftProtobuf.Message, SwiftProtobuf._Mess
     if !self.indexedFields.isEmpty {
       try visitor.visitRepeatedStringField(value: self.indexedFields, fieldNumber: 6)
     }
+    try { if let v = self._embeddingWeights {
+      try visitor.visitSingularStringField(value: v, fieldNumber: 7)
+    } }()
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -1637,6 +1898,7 @@ nonisolated extension WireCollection: SwiftProtobuf.Message, SwiftProtobuf._Mess
     if lhs.quantizer != rhs.quantizer {return false}
     if lhs._embeddingModel != rhs._embeddingModel {return false}
     if lhs.indexedFields != rhs.indexedFields {return false}
+    if lhs._embeddingWeights != rhs._embeddingWeights {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -1959,7 +2221,7 @@ nonisolated extension WireStats: SwiftProtobuf.Message, SwiftProtobuf._MessageIm
 
 nonisolated extension WireCollectionStats: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   static let protoMessageName: String = _protobuf_package + ".CollectionStats"
-  static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}vectors\0\u{1}deleted\0\u{1}tenants\0\u{1}grants\0\u{1}clusters\0")
+  static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}vectors\0\u{1}deleted\0\u{1}tenants\0\u{1}grants\0\u{1}clusters\0\u{1}bytes\0")
 
   mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1972,12 +2234,17 @@ nonisolated extension WireCollectionStats: SwiftProtobuf.Message, SwiftProtobuf.
       case 3: try { try decoder.decodeSingularUInt64Field(value: &self.tenants) }()
       case 4: try { try decoder.decodeSingularUInt64Field(value: &self.grants) }()
       case 5: try { try decoder.decodeSingularUInt64Field(value: &self.clusters) }()
+      case 6: try { try decoder.decodeSingularMessageField(value: &self._bytes) }()
       default: break
       }
     }
   }
 
   func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
     if self.vectors != 0 {
       try visitor.visitSingularUInt64Field(value: self.vectors, fieldNumber: 1)
     }
@@ -1993,6 +2260,9 @@ nonisolated extension WireCollectionStats: SwiftProtobuf.Message, SwiftProtobuf.
     if self.clusters != 0 {
       try visitor.visitSingularUInt64Field(value: self.clusters, fieldNumber: 5)
     }
+    try { if let v = self._bytes {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 6)
+    } }()
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -2002,6 +2272,52 @@ nonisolated extension WireCollectionStats: SwiftProtobuf.Message, SwiftProtobuf.
     if lhs.tenants != rhs.tenants {return false}
     if lhs.grants != rhs.grants {return false}
     if lhs.clusters != rhs.clusters {return false}
+    if lhs._bytes != rhs._bytes {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension WireCollectionBytes: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  static let protoMessageName: String = _protobuf_package + ".CollectionBytes"
+  static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}vectors\0\u{1}index\0\u{1}payloads\0\u{1}total\0")
+
+  mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularUInt64Field(value: &self.vectors) }()
+      case 2: try { try decoder.decodeSingularUInt64Field(value: &self.index) }()
+      case 3: try { try decoder.decodeSingularUInt64Field(value: &self.payloads) }()
+      case 4: try { try decoder.decodeSingularUInt64Field(value: &self.total) }()
+      default: break
+      }
+    }
+  }
+
+  func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.vectors != 0 {
+      try visitor.visitSingularUInt64Field(value: self.vectors, fieldNumber: 1)
+    }
+    if self.index != 0 {
+      try visitor.visitSingularUInt64Field(value: self.index, fieldNumber: 2)
+    }
+    if self.payloads != 0 {
+      try visitor.visitSingularUInt64Field(value: self.payloads, fieldNumber: 3)
+    }
+    if self.total != 0 {
+      try visitor.visitSingularUInt64Field(value: self.total, fieldNumber: 4)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  static func ==(lhs: WireCollectionBytes, rhs: WireCollectionBytes) -> Bool {
+    if lhs.vectors != rhs.vectors {return false}
+    if lhs.index != rhs.index {return false}
+    if lhs.payloads != rhs.payloads {return false}
+    if lhs.total != rhs.total {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -3527,7 +3843,154 @@ nonisolated extension WireBounds: SwiftProtobuf.Message, SwiftProtobuf._MessageI
 
 nonisolated extension WireTenant: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   static let protoMessageName: String = _protobuf_package + ".Tenant"
-  static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}tenant\0\u{1}state\0\u{1}quota\0\u{1}groups\0\u{1}owned\0\u{1}held\0\u{1}visible\0")
+  static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}tenant\0\u{1}state\0\u{1}quota\0\u{1}groups\0\u{1}owned\0\u{1}held\0\u{1}visible\0\u{3}byte_quota\0\u{3}query_quota\0\u{1}bytes\0\u{3}refused_queries\0\u{1}searches\0")
+
+  fileprivate class _StorageClass {
+    var _tenant: String = String()
+    var _state: WireTenantState = .unspecified
+    var _quota: UInt64? = nil
+    var _groups: [String] = []
+    var _owned: UInt64 = 0
+    var _held: UInt64 = 0
+    var _visible: UInt64 = 0
+    var _byteQuota: UInt64? = nil
+    var _queryQuota: Double? = nil
+    var _bytes: WireTenantBytes? = nil
+    var _refusedQueries: UInt64 = 0
+    var _searches: WireSearchCounts? = nil
+
+      // This property is used as the initial default value for new instances of the type.
+      // The type itself is protecting the reference to its storage via CoW semantics.
+      // This will force a copy to be made of this reference when the first mutation occurs;
+      // hence, it is safe to mark this as `nonisolated(unsafe)`.
+      static nonisolated(unsafe) let defaultInstance = _StorageClass()
+
+    private init() {}
+
+    init(copying source: _StorageClass) {
+      _tenant = source._tenant
+      _state = source._state
+      _quota = source._quota
+      _groups = source._groups
+      _owned = source._owned
+      _held = source._held
+      _visible = source._visible
+      _byteQuota = source._byteQuota
+      _queryQuota = source._queryQuota
+      _bytes = source._bytes
+      _refusedQueries = source._refusedQueries
+      _searches = source._searches
+    }
+  }
+
+  fileprivate mutating func _uniqueStorage() -> _StorageClass {
+    if !isKnownUniquelyReferenced(&_storage) {
+      _storage = _StorageClass(copying: _storage)
+    }
+    return _storage
+  }
+
+  mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    _ = _uniqueStorage()
+    try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
+      while let fieldNumber = try decoder.nextFieldNumber() {
+        // The use of inline closures is to circumvent an issue where the compiler
+        // allocates stack space for every case branch when no optimizations are
+        // enabled. https://github.com/apple/swift-protobuf/issues/1034
+        switch fieldNumber {
+        case 1: try { try decoder.decodeSingularStringField(value: &_storage._tenant) }()
+        case 2: try { try decoder.decodeSingularEnumField(value: &_storage._state) }()
+        case 3: try { try decoder.decodeSingularUInt64Field(value: &_storage._quota) }()
+        case 4: try { try decoder.decodeRepeatedStringField(value: &_storage._groups) }()
+        case 5: try { try decoder.decodeSingularUInt64Field(value: &_storage._owned) }()
+        case 6: try { try decoder.decodeSingularUInt64Field(value: &_storage._held) }()
+        case 7: try { try decoder.decodeSingularUInt64Field(value: &_storage._visible) }()
+        case 8: try { try decoder.decodeSingularUInt64Field(value: &_storage._byteQuota) }()
+        case 9: try { try decoder.decodeSingularDoubleField(value: &_storage._queryQuota) }()
+        case 10: try { try decoder.decodeSingularMessageField(value: &_storage._bytes) }()
+        case 11: try { try decoder.decodeSingularUInt64Field(value: &_storage._refusedQueries) }()
+        case 12: try { try decoder.decodeSingularMessageField(value: &_storage._searches) }()
+        default: break
+        }
+      }
+    }
+  }
+
+  func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every if/case branch local when no optimizations
+      // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+      // https://github.com/apple/swift-protobuf/issues/1182
+      if !_storage._tenant.isEmpty {
+        try visitor.visitSingularStringField(value: _storage._tenant, fieldNumber: 1)
+      }
+      if _storage._state != .unspecified {
+        try visitor.visitSingularEnumField(value: _storage._state, fieldNumber: 2)
+      }
+      try { if let v = _storage._quota {
+        try visitor.visitSingularUInt64Field(value: v, fieldNumber: 3)
+      } }()
+      if !_storage._groups.isEmpty {
+        try visitor.visitRepeatedStringField(value: _storage._groups, fieldNumber: 4)
+      }
+      if _storage._owned != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._owned, fieldNumber: 5)
+      }
+      if _storage._held != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._held, fieldNumber: 6)
+      }
+      if _storage._visible != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._visible, fieldNumber: 7)
+      }
+      try { if let v = _storage._byteQuota {
+        try visitor.visitSingularUInt64Field(value: v, fieldNumber: 8)
+      } }()
+      try { if let v = _storage._queryQuota {
+        try visitor.visitSingularDoubleField(value: v, fieldNumber: 9)
+      } }()
+      try { if let v = _storage._bytes {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 10)
+      } }()
+      if _storage._refusedQueries != 0 {
+        try visitor.visitSingularUInt64Field(value: _storage._refusedQueries, fieldNumber: 11)
+      }
+      try { if let v = _storage._searches {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 12)
+      } }()
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  static func ==(lhs: WireTenant, rhs: WireTenant) -> Bool {
+    if lhs._storage !== rhs._storage {
+      let storagesAreEqual: Bool = withExtendedLifetime((lhs._storage, rhs._storage)) { (_args: (_StorageClass, _StorageClass)) in
+        let _storage = _args.0
+        let rhs_storage = _args.1
+        if _storage._tenant != rhs_storage._tenant {return false}
+        if _storage._state != rhs_storage._state {return false}
+        if _storage._quota != rhs_storage._quota {return false}
+        if _storage._groups != rhs_storage._groups {return false}
+        if _storage._owned != rhs_storage._owned {return false}
+        if _storage._held != rhs_storage._held {return false}
+        if _storage._visible != rhs_storage._visible {return false}
+        if _storage._byteQuota != rhs_storage._byteQuota {return false}
+        if _storage._queryQuota != rhs_storage._queryQuota {return false}
+        if _storage._bytes != rhs_storage._bytes {return false}
+        if _storage._refusedQueries != rhs_storage._refusedQueries {return false}
+        if _storage._searches != rhs_storage._searches {return false}
+        return true
+      }
+      if !storagesAreEqual {return false}
+    }
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension WireTenantBytes: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  static let protoMessageName: String = _protobuf_package + ".TenantBytes"
+  static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}vectors\0\u{1}payloads\0\u{1}grants\0\u{1}total\0")
 
   mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -3535,55 +3998,76 @@ nonisolated extension WireTenant: SwiftProtobuf.Message, SwiftProtobuf._MessageI
       // allocates stack space for every case branch when no optimizations are
       // enabled. https://github.com/apple/swift-protobuf/issues/1034
       switch fieldNumber {
-      case 1: try { try decoder.decodeSingularStringField(value: &self.tenant) }()
-      case 2: try { try decoder.decodeSingularEnumField(value: &self.state) }()
-      case 3: try { try decoder.decodeSingularUInt64Field(value: &self._quota) }()
-      case 4: try { try decoder.decodeRepeatedStringField(value: &self.groups) }()
-      case 5: try { try decoder.decodeSingularUInt64Field(value: &self.owned) }()
-      case 6: try { try decoder.decodeSingularUInt64Field(value: &self.held) }()
-      case 7: try { try decoder.decodeSingularUInt64Field(value: &self.visible) }()
+      case 1: try { try decoder.decodeSingularUInt64Field(value: &self.vectors) }()
+      case 2: try { try decoder.decodeSingularUInt64Field(value: &self.payloads) }()
+      case 3: try { try decoder.decodeSingularUInt64Field(value: &self.grants) }()
+      case 4: try { try decoder.decodeSingularUInt64Field(value: &self.total) }()
       default: break
       }
     }
   }
 
   func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
-    // The use of inline closures is to circumvent an issue where the compiler
-    // allocates stack space for every if/case branch local when no optimizations
-    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
-    // https://github.com/apple/swift-protobuf/issues/1182
-    if !self.tenant.isEmpty {
-      try visitor.visitSingularStringField(value: self.tenant, fieldNumber: 1)
+    if self.vectors != 0 {
+      try visitor.visitSingularUInt64Field(value: self.vectors, fieldNumber: 1)
     }
-    if self.state != .unspecified {
-      try visitor.visitSingularEnumField(value: self.state, fieldNumber: 2)
+    if self.payloads != 0 {
+      try visitor.visitSingularUInt64Field(value: self.payloads, fieldNumber: 2)
     }
-    try { if let v = self._quota {
-      try visitor.visitSingularUInt64Field(value: v, fieldNumber: 3)
-    } }()
-    if !self.groups.isEmpty {
-      try visitor.visitRepeatedStringField(value: self.groups, fieldNumber: 4)
+    if self.grants != 0 {
+      try visitor.visitSingularUInt64Field(value: self.grants, fieldNumber: 3)
     }
-    if self.owned != 0 {
-      try visitor.visitSingularUInt64Field(value: self.owned, fieldNumber: 5)
-    }
-    if self.held != 0 {
-      try visitor.visitSingularUInt64Field(value: self.held, fieldNumber: 6)
-    }
-    if self.visible != 0 {
-      try visitor.visitSingularUInt64Field(value: self.visible, fieldNumber: 7)
+    if self.total != 0 {
+      try visitor.visitSingularUInt64Field(value: self.total, fieldNumber: 4)
     }
     try unknownFields.traverse(visitor: &visitor)
   }
 
-  static func ==(lhs: WireTenant, rhs: WireTenant) -> Bool {
-    if lhs.tenant != rhs.tenant {return false}
-    if lhs.state != rhs.state {return false}
-    if lhs._quota != rhs._quota {return false}
-    if lhs.groups != rhs.groups {return false}
-    if lhs.owned != rhs.owned {return false}
-    if lhs.held != rhs.held {return false}
-    if lhs.visible != rhs.visible {return false}
+  static func ==(lhs: WireTenantBytes, rhs: WireTenantBytes) -> Bool {
+    if lhs.vectors != rhs.vectors {return false}
+    if lhs.payloads != rhs.payloads {return false}
+    if lhs.grants != rhs.grants {return false}
+    if lhs.total != rhs.total {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension WireSearchCounts: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  static let protoMessageName: String = _protobuf_package + ".SearchCounts"
+  static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}count\0\u{1}scanned\0\u{1}microseconds\0")
+
+  mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularUInt64Field(value: &self.count) }()
+      case 2: try { try decoder.decodeSingularUInt64Field(value: &self.scanned) }()
+      case 3: try { try decoder.decodeSingularUInt64Field(value: &self.microseconds) }()
+      default: break
+      }
+    }
+  }
+
+  func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    if self.count != 0 {
+      try visitor.visitSingularUInt64Field(value: self.count, fieldNumber: 1)
+    }
+    if self.scanned != 0 {
+      try visitor.visitSingularUInt64Field(value: self.scanned, fieldNumber: 2)
+    }
+    if self.microseconds != 0 {
+      try visitor.visitSingularUInt64Field(value: self.microseconds, fieldNumber: 3)
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  static func ==(lhs: WireSearchCounts, rhs: WireSearchCounts) -> Bool {
+    if lhs.count != rhs.count {return false}
+    if lhs.scanned != rhs.scanned {return false}
+    if lhs.microseconds != rhs.microseconds {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -3624,9 +4108,92 @@ nonisolated extension WireGetTenantRequest: SwiftProtobuf.Message, SwiftProtobuf
   }
 }
 
+nonisolated extension WireListTenantsRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  static let protoMessageName: String = _protobuf_package + ".ListTenantsRequest"
+  static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}collection\0\u{1}limit\0\u{1}after\0")
+
+  mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self.collection) }()
+      case 2: try { try decoder.decodeSingularUInt32Field(value: &self._limit) }()
+      case 3: try { try decoder.decodeSingularStringField(value: &self._after) }()
+      default: break
+      }
+    }
+  }
+
+  func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    if !self.collection.isEmpty {
+      try visitor.visitSingularStringField(value: self.collection, fieldNumber: 1)
+    }
+    try { if let v = self._limit {
+      try visitor.visitSingularUInt32Field(value: v, fieldNumber: 2)
+    } }()
+    try { if let v = self._after {
+      try visitor.visitSingularStringField(value: v, fieldNumber: 3)
+    } }()
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  static func ==(lhs: WireListTenantsRequest, rhs: WireListTenantsRequest) -> Bool {
+    if lhs.collection != rhs.collection {return false}
+    if lhs._limit != rhs._limit {return false}
+    if lhs._after != rhs._after {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension WireListTenantsResponse: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  static let protoMessageName: String = _protobuf_package + ".ListTenantsResponse"
+  static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}tenants\0\u{3}next_after\0")
+
+  mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeRepeatedMessageField(value: &self.tenants) }()
+      case 2: try { try decoder.decodeSingularStringField(value: &self._nextAfter) }()
+      default: break
+      }
+    }
+  }
+
+  func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    if !self.tenants.isEmpty {
+      try visitor.visitRepeatedMessageField(value: self.tenants, fieldNumber: 1)
+    }
+    try { if let v = self._nextAfter {
+      try visitor.visitSingularStringField(value: v, fieldNumber: 2)
+    } }()
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  static func ==(lhs: WireListTenantsResponse, rhs: WireListTenantsResponse) -> Bool {
+    if lhs.tenants != rhs.tenants {return false}
+    if lhs._nextAfter != rhs._nextAfter {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
 nonisolated extension WireUpdateTenantRequest: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   static let protoMessageName: String = _protobuf_package + ".UpdateTenantRequest"
-  static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}collection\0\u{1}tenant\0\u{1}state\0\u{1}quota\0\u{1}unlimited\0\u{1}groups\0")
+  static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}collection\0\u{1}tenant\0\u{1}state\0\u{1}quota\0\u{1}unlimited\0\u{1}groups\0\u{3}byte_quota\0\u{3}unlimited_bytes\0\u{3}query_quota\0\u{3}unlimited_queries\0")
 
   mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -3654,6 +4221,38 @@ nonisolated extension WireUpdateTenantRequest: SwiftProtobuf.Message, SwiftProto
         }
       }()
       case 6: try { try decoder.decodeSingularMessageField(value: &self._groups) }()
+      case 7: try {
+        var v: UInt64?
+        try decoder.decodeSingularUInt64Field(value: &v)
+        if let v = v {
+          if self.byteQuotaChange != nil {try decoder.handleConflictingOneOf()}
+          self.byteQuotaChange = .byteQuota(v)
+        }
+      }()
+      case 8: try {
+        var v: Bool?
+        try decoder.decodeSingularBoolField(value: &v)
+        if let v = v {
+          if self.byteQuotaChange != nil {try decoder.handleConflictingOneOf()}
+          self.byteQuotaChange = .unlimitedBytes(v)
+        }
+      }()
+      case 9: try {
+        var v: Double?
+        try decoder.decodeSingularDoubleField(value: &v)
+        if let v = v {
+          if self.queryQuotaChange != nil {try decoder.handleConflictingOneOf()}
+          self.queryQuotaChange = .queryQuota(v)
+        }
+      }()
+      case 10: try {
+        var v: Bool?
+        try decoder.decodeSingularBoolField(value: &v)
+        if let v = v {
+          if self.queryQuotaChange != nil {try decoder.handleConflictingOneOf()}
+          self.queryQuotaChange = .unlimitedQueries(v)
+        }
+      }()
       default: break
       }
     }
@@ -3687,6 +4286,28 @@ nonisolated extension WireUpdateTenantRequest: SwiftProtobuf.Message, SwiftProto
     try { if let v = self._groups {
       try visitor.visitSingularMessageField(value: v, fieldNumber: 6)
     } }()
+    switch self.byteQuotaChange {
+    case .byteQuota?: try {
+      guard case .byteQuota(let v)? = self.byteQuotaChange else { preconditionFailure() }
+      try visitor.visitSingularUInt64Field(value: v, fieldNumber: 7)
+    }()
+    case .unlimitedBytes?: try {
+      guard case .unlimitedBytes(let v)? = self.byteQuotaChange else { preconditionFailure() }
+      try visitor.visitSingularBoolField(value: v, fieldNumber: 8)
+    }()
+    case nil: break
+    }
+    switch self.queryQuotaChange {
+    case .queryQuota?: try {
+      guard case .queryQuota(let v)? = self.queryQuotaChange else { preconditionFailure() }
+      try visitor.visitSingularDoubleField(value: v, fieldNumber: 9)
+    }()
+    case .unlimitedQueries?: try {
+      guard case .unlimitedQueries(let v)? = self.queryQuotaChange else { preconditionFailure() }
+      try visitor.visitSingularBoolField(value: v, fieldNumber: 10)
+    }()
+    case nil: break
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -3696,6 +4317,8 @@ nonisolated extension WireUpdateTenantRequest: SwiftProtobuf.Message, SwiftProto
     if lhs.state != rhs.state {return false}
     if lhs.quotaChange != rhs.quotaChange {return false}
     if lhs._groups != rhs._groups {return false}
+    if lhs.byteQuotaChange != rhs.byteQuotaChange {return false}
+    if lhs.queryQuotaChange != rhs.queryQuotaChange {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -167,12 +167,21 @@ extension RequestReader {
   func tenantUpdate() throws -> TenantUpdate {
     var update = TenantUpdate(groups: try names("groups"))
     if value("state") != nil { update.state = try choice("state", TenantState.active) }
-    if let count = try integer("quota", 0...Int.max) {
-      update.quota = .vectors(count)
-    } else if fields["quota"] != nil {
-      update.quota = .unlimited
-    }
+    update.quota = try quota("quota") { try integer($0, 0...Int.max) }
+    update.byteQuota = try quota("byte_quota") { try integer($0, 0...Int.max) }
+    update.queryQuota = try quota("query_quota") { try number($0, Self.queryRates) }
     return update
+  }
+
+  /// Queries a second that a quota may allow: from one in some days to more than there can be.
+  static let queryRates = 1e-6...1e9
+
+  /// Null lifts a quota.
+  private func quota<Limit>(
+    _ field: String, _ read: (String) throws -> Limit?
+  ) throws -> TenantUpdate.Quota<Limit>? {
+    if let limit = try read(field) { return .at(limit) }
+    return fields[field] == nil ? nil : .unlimited
   }
 }
 
@@ -185,11 +194,13 @@ extension Hit {
 
 /// Collections' answers.
 enum CollectionJSON {
-  static func description(_ config: CollectionConfig) -> JinjaValue {
-    [
+  static func description(_ collection: VectorCollection) -> JinjaValue {
+    let config = collection.config
+    return [
       "object": "collection", "name": .string(config.name), "dimension": .integer(config.vectors.dim),
       "metric": .string(config.vectors.metric.rawValue), "quantizer": .string(config.vectors.quantizer.rawValue),
       "embedding_model": config.embeddingModel.map { .string($0) } ?? .none,
+      "embedding_weights": collection.weightsDigest.map { .string($0) } ?? .none,
       "indexed_fields": .list(config.indexedFields.map { .string($0) }),
     ]
   }
@@ -229,8 +240,16 @@ enum CollectionJSON {
   static func stats(_ stats: TenantStats) -> JinjaValue {
     var fields: JinjaMapping = [
       "tenant": .string(stats.tenant), "state": .string(stats.state.rawValue),
-      "quota": stats.quota.map { .integer($0) } ?? .none, "groups": .list(stats.groups.map { .string($0) }),
-      "owned": .integer(stats.owned), "held": .integer(stats.held), "visible": .integer(stats.visible),
+      "quota": stats.quotas.vectors.map { .integer($0) } ?? .none,
+      "byte_quota": stats.quotas.bytes.map { .integer($0) } ?? .none,
+      "query_quota": stats.quotas.queries.map { .float($0) } ?? .none,
+      "groups": .list(stats.groups.map { .string($0) }), "owned": .integer(stats.owned), "held": .integer(stats.held),
+      "visible": .integer(stats.visible),
+      "bytes": [
+        "vectors": .integer(stats.bytes.vectors), "payloads": .integer(stats.bytes.payloads),
+        "grants": .integer(stats.bytes.grants), "total": .integer(stats.bytes.total),
+      ],
+      "refused_queries": .integer(stats.refusedQueries),
     ]
     if let searches = stats.searches {
       fields["searches"] = [
@@ -241,10 +260,14 @@ enum CollectionJSON {
     return .mapping(fields)
   }
 
-  static func stats(_ stats: VectorStats) -> JinjaValue {
+  static func stats(_ stats: VectorStats, _ bytes: CollectionBytes) -> JinjaValue {
     [
       "vectors": .integer(stats.vectors), "deleted": .integer(stats.deleted), "tenants": .integer(stats.tenants),
       "grants": .integer(stats.grants), "clusters": .integer(stats.clusters),
+      "bytes": [
+        "vectors": .integer(bytes.vectors), "index": .integer(bytes.index), "payloads": .integer(bytes.payloads),
+        "total": .integer(bytes.total),
+      ],
     ]
   }
 }

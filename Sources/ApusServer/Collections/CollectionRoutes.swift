@@ -11,15 +11,6 @@ struct CollectionRoutes: Sendable {
   /// Nil keeps no collections: every route says so.
   let store: CollectionStore?
   let bodyLimit: Int
-  /// Names of keys that may also do what is an administrator's, and act as any tenant.
-  let admins: Set<String>
-
-  init(state: ServerState, store: CollectionStore?, bodyLimit: Int, admins: Set<String> = Principal.administrators) {
-    self.state = state
-    self.store = store
-    self.bodyLimit = bodyLimit
-    self.admins = admins
-  }
 
   func add(to router: some RouterMethods<ServerContext>) {
     let root = router.group("v1/collections")
@@ -39,6 +30,7 @@ struct CollectionRoutes: Sendable {
     collection.get("stats") { try await answer($0, $1, stats) }
     collection.post("train") { try await answer($0, $1, train) }
     collection.post("snapshot") { try await answer($0, $1, snapshot) }
+    collection.get("tenants") { try await answer($0, $1, tenants) }
     collection.get("tenants/:tenant") { try await answer($0, $1, tenant) }
     collection.put("tenants/:tenant") { try await answer($0, $1, update) }
     collection.delete("tenants/:tenant") { try await answer($0, $1, drop) }
@@ -91,6 +83,7 @@ struct CollectionRoutes: Sendable {
     do {
       let principal = try principal(of: request, context)
       try principal.validate()
+      RequestRecorder.current?.update { $0.tenant = principal.tenant }
       guard let store else { throw OpenAIError.noCollections }
       return try await handler(
         Call(
@@ -103,8 +96,8 @@ struct CollectionRoutes: Sendable {
   /// Without keys everybody may do everything, and a header says as which tenant.
   private func principal(of request: Request, _ context: ServerContext) throws -> Principal {
     guard
-      let principal = Principal(
-        keyOwner: state.keys == nil ? nil : context.principal, naming: request.headers[.tenant], administrators: admins)
+      let principal = state.roles.principal(
+        keyOwner: state.keys == nil ? nil : context.principal, naming: request.headers[.tenant])
     else { throw OpenAIError.otherTenant(HTTPField.Name.tenant.rawName) }
     return principal
   }
@@ -121,7 +114,7 @@ struct CollectionRoutes: Sendable {
   // MARK: collections
 
   private func list(_ call: Call) async throws -> Response {
-    let collections = try await blocking { try call.store.names().map { try call.store.collection($0).config } }
+    let collections = try await blocking { try call.store.names().map { try call.store.collection($0) } }
     return .json(["object": "list", "data": .list(collections.map(CollectionJSON.description))])
   }
 
@@ -131,12 +124,12 @@ struct CollectionRoutes: Sendable {
     let config = try await call.body(upTo: bodyLimit) {
       try $0.collectionConfig(named: name, embedder: call.store.embedder)
     }
-    let made = try await blocking { try call.store.ensure(config, as: call.principal).config }
+    let made = try await blocking { try call.store.ensure(config, as: call.principal) }
     return .json(CollectionJSON.description(made))
   }
 
   private func describe(_ call: Call) async throws -> Response {
-    .json(CollectionJSON.description(try await collection(call).config))
+    .json(CollectionJSON.description(try await collection(call)))
   }
 
   private func delete(_ call: Call) async throws -> Response {
@@ -188,7 +181,9 @@ struct CollectionRoutes: Sendable {
   private func search(_ call: Call) async throws -> Response {
     let collection = try await collection(call)
     let asked = try await call.body(upTo: bodyLimit) { try $0.query() }
-    let query = try await call.context.client().whileConnected { try await collection.embedding(asked) }
+    let query = try await call.context.client().whileConnected {
+      try await collection.prepare([asked], as: call.principal)[0]
+    }
     let hits = try await blocking { try collection.search(query, as: call.principal) }
     return .json(try CollectionJSON.list(hits))
   }
@@ -202,7 +197,8 @@ struct CollectionRoutes: Sendable {
       )
     }
     let page = try await blocking {
-      try collection.scroll(
+      try collection.admit(as: call.principal)
+      return try collection.scroll(
         limit: limit, cursor: cursor, access: access, payload: payload, withVectors: withVectors, as: call.principal)
     }
     return .json([
@@ -215,7 +211,8 @@ struct CollectionRoutes: Sendable {
     let collection = try await collection(call)
     let (access, payload) = try await call.body(upTo: bodyLimit) { (try $0.access(), try $0.filter()) }
     let count = try await blocking {
-      try collection.count(access: access, payload: payload, as: call.principal)
+      try collection.admit(as: call.principal)
+      return try collection.count(access: access, payload: payload, as: call.principal)
     }
     return .json(["object": "count", "count": .integer(count)])
   }
@@ -228,7 +225,8 @@ struct CollectionRoutes: Sendable {
       let own = try? collection.stats(of: call.principal.tenant, as: call.principal)
       answer["tenant"] = own.map(CollectionJSON.stats) ?? JinjaValue.none
       if call.principal.isAdmin {
-        answer["collection"] = CollectionJSON.stats(try collection.stats(as: call.principal))
+        answer["collection"] = CollectionJSON.stats(
+          try collection.stats(as: call.principal), try collection.bytes(as: call.principal))
       }
       return answer
     }
@@ -248,6 +246,22 @@ struct CollectionRoutes: Sendable {
     let name = try call.part("collection")
     let path = try await blocking { try call.store.snapshot(name, as: call.principal) }
     return .json(["object": "snapshot", "path": .string(path)])
+  }
+
+  /// All tenants' figures, a page at a time: `?limit=100&after=NAME`.
+  private func tenants(_ call: Call) async throws -> Response {
+    let collection = try await collection(call)
+    let limit = try call.query("limit").map { text in
+      guard let limit = Int(text) else { throw OpenAIError.invalid("limit", seen: "'\(text)'", expected: "a number") }
+      return limit
+    }
+    let page = try await blocking {
+      try collection.listTenants(after: call.query("after"), limit: limit ?? 100, as: call.principal)
+    }
+    return .json([
+      "object": "list", "data": .list(page.tenants.map { CollectionJSON.stats($0) }),
+      "next_after": page.next.map { .string($0) } ?? .none,
+    ])
   }
 
   private func tenant(_ call: Call) async throws -> Response {
@@ -314,6 +328,9 @@ extension OpenAIError {
       param: param, code: "other_tenant")
   }
 
+  /// Seconds that a client is told to wait at most.
+  private static let longestWait = 86_400.0
+
   init(_ error: CollectionError) {
     let message = "\(error)"
     switch error {
@@ -321,8 +338,14 @@ extension OpenAIError {
     case .forbidden: self.init(status: .forbidden, message: message, type: "permission_error", code: "forbidden")
     case .inactive:
       self.init(status: .forbidden, message: message, type: "permission_error", code: "tenant_inactive")
-    case .quotaExceeded(let path, _, _):
+    case .quotaExceeded(let path, _, _, _):
       self.init(status: .forbidden, message: message, param: path, code: "quota_exceeded")
+    case .tooManyQueries(_, _, let wait):
+      self.init(status: .tooManyRequests, message: message, type: "rate_limit_error", code: "rate_limit_exceeded")
+      // Rounded up: who comes back in time is let in.
+      retryAfter = Int(min(wait, Self.longestWait).rounded(.up))
+    case .otherWeights:
+      self.init(status: .conflict, message: message, param: "embedding_model", code: "embedding_model_changed")
     case .invalid(let path, _, _):
       self.init(status: .badRequest, message: message, param: path, code: "invalid_value")
     case .exists: self.init(status: .conflict, message: message, code: "already_exists")

@@ -26,6 +26,7 @@ public struct EngineEmbedder: TextEmbedder {
   }
 
   public func dim(of model: String) throws -> Int { try encoder(model).dimensions }
+  public func weightsDigest(of model: String) throws -> String? { try encoder(model).weightsDigest }
 
   private func encoder(_ name: String) throws -> any EmbeddingEngine {
     guard let encoder = encoders.first(where: { $0.name == name }) else {

@@ -200,6 +200,14 @@ struct ConfigurationNode {
   var isNull: Bool { if case .null = value { true } else { false } }
   var flag: Bool? { if case .flag(let flag) = value { flag } else { nil } }
   var integer: Int? { if case .integer(let number) = value { number } else { nil } }
+  /// Of a mapping whose keys are all texts.
+  var entries: [(key: String, value: ConfigurationNode)]? {
+    guard case .mapping(let mapping) = node else { return nil }
+    let entries = mapping.compactMap { key, value in
+      ConfigurationNode(key).text.map { (key: $0, value: ConfigurationNode(value)) }
+    }
+    return entries.count == mapping.count ? entries : nil
+  }
   var items: [ConfigurationNode]? { if case .list(let items) = value { items.map(Self.init) } else { nil } }
 
   /// Finite.

@@ -1,3 +1,4 @@
+import ApusCollections
 import Logging
 
 /// The settings of a server as a file or the command line gives them; nil is one that is not given.
@@ -12,6 +13,8 @@ public struct ServerConfiguration: Sendable, Equatable {
   public var unixSocket: String?
   public var models: [String]?
   public var keyFile: String?
+  /// What the owners of keys may do, by their names.
+  public var keyRoles: [String: Role]?
   public var tlsCertificate: String?
   public var tlsKey: String?
   public var allowedOrigins: [String]?
@@ -26,6 +29,10 @@ public struct ServerConfiguration: Sendable, Equatable {
   public var responses: String?
   public var collections: String?
   public var grpcPort: Int?
+  /// What tenants of collections may have and ask who have no quotas of their own: vectors, bytes, queries a second.
+  public var tenantVectors: Int?
+  public var tenantBytes: Int?
+  public var tenantQueries: Double?
   /// Bytes.
   public var bodyLimit: Int?
   public var threads: Int?
@@ -46,6 +53,7 @@ public struct ServerConfiguration: Sendable, Equatable {
     .init("uds", \.unixSocket, .text),
     .init("models", \.models, .texts),
     .init("api-key-file", \.keyFile, .text),
+    .init("keys", \.keyRoles, .roles),
     .init("tls.certificate", \.tlsCertificate, .text),
     .init("tls.key", \.tlsKey, .text),
     .init("allowed-origins", \.allowedOrigins, .texts),
@@ -57,6 +65,9 @@ public struct ServerConfiguration: Sendable, Equatable {
     .init("responses", \.responses, .text),
     .init("collections", \.collections, .text),
     .init("grpc-port", \.grpcPort, .whole(0...65535)),
+    .init("tenant-quota.vectors", \.tenantVectors, .whole(0...Int.max)),
+    .init("tenant-quota.bytes", \.tenantBytes, .whole(0...Int.max)),
+    .init("tenant-quota.queries", \.tenantQueries, .rate),
     .init("body-limit", \.bodyLimit, .whole(1...Int.max)),
     .init("threads", \.threads, .whole(1...1024)),
     .init("context", \.contextLength, .whole(1...Int(Int32.max))),
@@ -155,6 +166,21 @@ extension SettingKind<[String]> {
   }
 }
 
+extension SettingKind<[String: Role]> {
+  /// `{NAME: {role: admin}, …}`.
+  static let roles = SettingKind(expected: "names of keys, each with {role: admin} or {role: tenant}") { node in
+    guard let entries = node.entries else { return nil }
+    var roles: [String: Role] = [:]
+    for (name, properties) in entries {
+      guard let properties = properties.entries, properties.count == 1, properties[0].key == "role",
+        let role = properties[0].value.text.flatMap({ Role(rawValue: $0) })
+      else { return nil }
+      roles[name] = role
+    }
+    return roles
+  }
+}
+
 extension SettingKind<Int> {
   static func whole(_ range: ClosedRange<Int>) -> SettingKind {
     let bounds =
@@ -164,6 +190,9 @@ extension SettingKind<Int> {
 }
 
 extension SettingKind<Double> {
+  static let rate = SettingKind(
+    expected: "queries a second, more than 0", isInRange: { $0.isFinite && $0 > 0 }, read: { $0.number })
+
   static func seconds(orZero: Bool) -> SettingKind {
     SettingKind(
       expected: orZero ? "seconds, 0 or more" : "seconds, more than 0",

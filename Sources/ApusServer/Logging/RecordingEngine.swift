@@ -33,6 +33,7 @@ struct RecordingEncoder: EmbeddingEngine {
   var name: String { encoder.name }
   var contextLength: Int { encoder.contextLength }
   var dimensions: Int { encoder.dimensions }
+  var weightsDigest: String? { encoder.weightsDigest }
   var tokenizer: any Tokenizer { encoder.tokenizer }
 
   func stop() { encoder.stop() }

@@ -10,6 +10,7 @@ final class RequestLog: Sendable {
     var running: [ObjectIdentifier: RequestRecorder] = [:]
     /// The latest last.
     var ended: [RequestRecord] = []
+    var counts = RequestCounts()
   }
 
   /// Requests that ended are kept up to this number.
@@ -34,6 +35,7 @@ final class RequestLog: Sendable {
   }
 
   fileprivate func end(_ recorder: RequestRecorder, _ record: RequestRecord) {
+    state.withLock { $0.counts.add(record) }
     if !record.isProbe {
       state.withLock { state in
         state.running[ObjectIdentifier(recorder)] = nil
@@ -45,9 +47,13 @@ final class RequestLog: Sendable {
     }
     guard let logger else { return }
     let status = record.status ?? 0
-    let isFault = status >= 500 && status != 503
+    // Neither leaving nor what was never there is a fault.
+    let isFault = status >= 500 && status != 503 && status != 501
     logger.log(level: isFault ? .error : record.isProbe ? .debug : .info, "request", metadata: record.metadata)
   }
+
+  /// The requests that ended, probes included.
+  var counts: RequestCounts { state.withLock { $0.counts } }
 
   /// Whether a request other than a probe is under way.
   var isAnswering: Bool { state.withLock { !$0.running.isEmpty } }

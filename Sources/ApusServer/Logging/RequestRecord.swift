@@ -5,6 +5,12 @@ import Logging
 /// What is known of a request: who asked for what, how it ended, and what it took. Never what was said, unless the operator
 /// wants that.
 struct RequestRecord: Sendable {
+  /// How a request came.
+  enum Interface: String, Sendable {
+    case http
+    case grpc
+  }
+
   /// The client's id or ours, in the answer's `x-request-id`.
   let id: String
   /// Ours: no two requests have the same.
@@ -13,11 +19,17 @@ struct RequestRecord: Sendable {
   let startedAt: Date
   /// Whether it is a probe, or the console asking: of no interest to people who look for requests.
   let isProbe: Bool
+  let interface: Interface
   /// The route's template; nil until it is known, and where there is none.
   var route: String?
+  /// In HTTP, also that of a call.
   var status: Int?
+  /// The number of a call's own status.
+  var grpcStatus: Int?
   /// Nil for a caller who was not let in.
   var principal: String?
+  /// As which tenant of collections it acts.
+  var tenant: String?
   var model: String?
   /// The ids of its answers.
   var answerIDs: [String] = []
@@ -41,8 +53,11 @@ struct RequestRecord: Sendable {
   private var endedTokens = 0
   private var liveTokens: [String: Int] = [:]
 
-  init(id: String, ownID: String, method: String, isProbe: Bool, startedAt: Date = Date()) {
+  init(
+    id: String, ownID: String, method: String, isProbe: Bool, interface: Interface = .http, startedAt: Date = Date()
+  ) {
     self.id = id
+    self.interface = interface
     self.ownID = ownID
     self.method = method
     self.isProbe = isProbe
@@ -98,7 +113,9 @@ struct RequestRecord: Sendable {
     }
     text("route", route)
     number("status", status)
+    text("grpc_status", grpcStatus.map(GRPCStatus.name))
     text("principal", principal)
+    text("tenant", tenant)
     text("model", model)
     text("finish_reason", finishReason)
     text("error_code", errorCode)

@@ -45,7 +45,7 @@ struct RequestSpans {
     let end = record.endedAfter ?? record.age
     var spans = [
       span(
-        "\(record.method) \(record.route ?? "")", .server, traceID, root, parent: trace?.spanID, from: 0, to: end,
+        name, .server, traceID, root, parent: trace?.spanID, from: 0, to: end,
         attributes)
     ]
     func phase(_ name: String, _ from: Double?, _ to: Double?) {
@@ -70,13 +70,37 @@ struct RequestSpans {
     ]
   }
 
+  /// Of a call, by the conventions for RPC, service and method.
+  private var name: String {
+    switch record.interface {
+    case .http: "\(record.method) \(record.route ?? "")"
+    case .grpc: record.route.map { String($0.dropFirst()) } ?? "grpc"
+    }
+  }
+
+  /// What the conventions for HTTP or for RPC want.
+  private var protocolAttributes: [JinjaValue] {
+    var list: [JinjaValue] = []
+    switch record.interface {
+    case .http:
+      list.append(Self.attribute("http.request.method", .string(record.method)))
+      if let route = record.route { list.append(Self.attribute("http.route", .string(route))) }
+      if let status = record.status { list.append(Self.attribute("http.response.status_code", .integer(status))) }
+    case .grpc:
+      list.append(Self.attribute("rpc.system", "grpc"))
+      let parts = (record.route ?? "").split(separator: "/")
+      if parts.count == 2 {
+        list.append(Self.attribute("rpc.service", .string(String(parts[0]))))
+        list.append(Self.attribute("rpc.method", .string(String(parts[1]))))
+      }
+      if let status = record.grpcStatus { list.append(Self.attribute("rpc.grpc.status_code", .integer(status))) }
+    }
+    return list
+  }
+
   private var attributes: [JinjaValue] {
-    var list = [
-      Self.attribute("http.request.method", .string(record.method)),
-      Self.attribute("apus.request.id", .string(record.id)),
-    ]
-    if let route = record.route { list.append(Self.attribute("http.route", .string(route))) }
-    if let status = record.status { list.append(Self.attribute("http.response.status_code", .integer(status))) }
+    var list = protocolAttributes + [Self.attribute("apus.request.id", .string(record.id))]
+    if let tenant = record.tenant { list.append(Self.attribute("apus.tenant", .string(tenant))) }
     if let principal = record.principal { list.append(Self.attribute("enduser.id", .string(principal))) }
     if let model = record.model { list.append(Self.attribute("gen_ai.response.model", .string(model))) }
     if record.submittedAfter != nil {

@@ -12,6 +12,8 @@ struct OpenAIError: Error, Equatable {
   var code: String?
   /// The methods that the route has, where another was asked for.
   var allowedMethods: String?
+  /// Seconds after which it is worth trying again, where that is known.
+  var retryAfter: Int?
 
   static func invalid(_ param: String, seen: String, expected: String) -> OpenAIError {
     OpenAIError(
@@ -101,7 +103,7 @@ struct OpenAIError: Error, Equatable {
   /// Header fields that go with the error.
   var headers: HTTPFields {
     switch status {
-    case .tooManyRequests: [.retryAfter: "1"]
+    case .tooManyRequests: [.retryAfter: "\(retryAfter ?? 1)"]
     case .serviceUnavailable: [.retryAfter: "5", .connection: "close"]
     case .unauthorized: [.wwwAuthenticate: "Bearer"]
     case .methodNotAllowed: [.allow: allowedMethods ?? ""]

@@ -80,7 +80,7 @@ extension APIDocument {
         .json(
           .object([
             .required("object", .constant("stats")), .nullable("tenant", .ref("TenantStats")),
-            .optional("collection", .map(of: .integer())),
+            .optional("collection", .ref("CollectionStats"), "For an administrator."),
           ]), "The figures."), errors: [400]),
       operation(
         .post, "/{collection}/train", "trainCollection",
@@ -133,8 +133,7 @@ extension APIDocument {
         ]),
         .json(
           .object([.required("object", .constant("points.upserted")), .required("count", .integer())]),
-          "They are stored.")
-      ),
+          "They are stored."), errors: [409]),
       operation(
         .get, "/{collection}/points/{point}", "getPoint", "A point that the caller may see",
         [collection, point] + ofPoint, .json(.ref("Point"), "The point."), errors: [400]),
@@ -218,6 +217,17 @@ extension APIDocument {
   private static var tenants: [APIOperation] {
     [
       operation(
+        .get, "/{collection}/tenants", "listTenants", "All tenants' figures, by name; an administrator's",
+        [
+          collection, .query("limit", .integer(1...VectorCollection.maximumTenantPage), "Tenants of a page: 100."),
+          .query("after", .string(), "The `next_after` of the page before."),
+        ],
+        .json(
+          .object([
+            .required("object", .constant("list")), .required("data", .array(of: .ref("TenantStats"))),
+            .nullable("next_after", .string(), "Null after the last page."),
+          ]), "A page."), errors: [400]),
+      operation(
         .get, "/{collection}/tenants/{tenant}", "getTenant", "A tenant's figures, for itself or an administrator",
         [collection, tenant], .json(.ref("TenantStats"), "The figures."), errors: [400]),
       operation(
@@ -225,7 +235,11 @@ extension APIDocument {
         [collection, tenant],
         request: .object([
           .optional("state", .string(oneOf: TenantState.allCases.map(\.rawValue))),
-          .optional("quota", .integer(), "Vectors that it may hold; null for no limit."),
+          .optional("quota", .integer(), "Vectors that it may hold; null for the server's default."),
+          .optional("byte_quota", .integer(), "Bytes that it may store; null for the server's default."),
+          .optional(
+            "query_quota", .number(RequestReader.queryRates),
+            "Searches, scrolls and counts a second; null for the server's default."),
           .optional("groups", names, "All groups whose points it sees."),
         ]), .json(.ref("TenantStats"), "The figures.")),
       operation(
@@ -274,7 +288,9 @@ extension APIDocument {
           .required("dimension", .integer(1...VectorConfig.maximumDimension)),
           .required("metric", .string(oneOf: VectorMetric.allCases.map(\.rawValue))),
           .required("quantizer", .string(oneOf: VectorQuantizer.allCases.map(\.rawValue))),
-          .nullable("embedding_model", .string()), .required("indexed_fields", .array(of: .string())),
+          .nullable("embedding_model", .string()),
+          .nullable("embedding_weights", .string(), "SHA-256 of the model's weights, where the collection knows them."),
+          .required("indexed_fields", .array(of: .string())),
         ])
       ),
       ("Point", .object(point + [.optional("vector", vector)])),
@@ -291,14 +307,39 @@ extension APIDocument {
         "TenantStats",
         .object([
           .required("tenant", .string()), .required("state", .string(oneOf: TenantState.allCases.map(\.rawValue))),
-          .nullable("quota", .integer()), .required("groups", .array(of: .string())), .required("owned", .integer()),
-          .required("held", .integer()), .required("visible", .integer()),
+          .nullable("quota", .integer(), "Limits `held`."),
+          .nullable("byte_quota", .integer(), "Limits `bytes.total`."),
+          .nullable("query_quota", .number(), "Searches, scrolls and counts a second."),
+          .required("groups", .array(of: .string())), .required("owned", .integer()), .required("held", .integer()),
+          .required("visible", .integer()),
+          .required(
+            "bytes",
+            .object([
+              .required("vectors", .integer(), "Of its own points."), .required("payloads", .integer()),
+              .required("grants", .integer()), .required("total", .integer()),
+            ])),
+          .required("refused_queries", .integer(), "That came too fast since the collection was opened."),
           .optional(
             "searches",
             .object([
               .required("count", .integer()), .required("scanned", .integer(), "Vectors that were compared."),
               .required("microseconds", .integer()),
             ]), "Since the collection was opened; for an administrator."),
+        ])
+      ),
+      (
+        "CollectionStats",
+        .object([
+          .required("vectors", .integer()), .required("deleted", .integer()), .required("tenants", .integer()),
+          .required("grants", .integer()), .required("clusters", .integer()),
+          .required(
+            "bytes",
+            .object([
+              .required("vectors", .integer(), "In memory, with their codes."),
+              .required("index", .integer(), "In memory."),
+              .required("payloads", .integer(), "On the disk: ids, texts and payloads."),
+              .required("total", .integer()),
+            ])),
         ])
       ),
       formula("TenantFilter", [.object([.required("tenant", .string(), "Points that it was granted.")])]),

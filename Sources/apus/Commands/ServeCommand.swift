@@ -1,3 +1,4 @@
+import ApusCollections
 import ApusEngine
 import ApusModels
 import ApusServer
@@ -22,9 +23,12 @@ struct ServeCommand: ParsableCommand {
       /, the API's description at /openapi.json, figures at /metrics. A model's memory is taken at its first request and,
       with --idle-unload, given back when it is not asked for a while.
 
-      A file for --config has the options' names as keys, with models, allowed-origins, tls: {certificate, key} and
-      log: {level, format, prompts}; `apus config check FILE` tells what is wrong with one. Options of the command line
-      win over it.
+      A file for --config has the options' names as keys, with models, allowed-origins, tls: {certificate, key},
+      tenant-quota: {vectors, bytes, queries} and log: {level, format, prompts}; `apus config check FILE` tells what is
+      wrong with one. Options of the command line win over it.
+
+      The key named admin is an administrator's: it may act as any tenant of collections, and do what no tenant may. In
+      the file, keys: {ops: {role: admin}, admin: {role: tenant}} says otherwise, by the keys' names.
 
       SIGTERM and Ctrl-C let the answers under way finish, a second one ends at once. SIGHUP reads --api-key-file again,
       and max-queue and drain-timeout from the file of --config.
@@ -87,6 +91,15 @@ struct ServeCommand: ParsableCommand {
   @Option(help: "Serve collections over gRPC too, on this port; 0 lets the system choose (default: not).")
   var grpcPort: Int?
 
+  @Option(help: "Vectors that a tenant of a collection may hold who has no quota of its own (default: any number).")
+  var tenantQuotaVectors: Int?
+
+  @Option(help: "Bytes that such a tenant may store (default: any number).")
+  var tenantQuotaBytes: Int?
+
+  @Option(help: "Searches, scrolls and counts a second that such a tenant may ask for (default: any number).")
+  var tenantQuotaQueries: Double?
+
   @Option(help: "Refuse requests larger than this many bytes (default: \(ServerOptions().bodyLimit)).")
   var bodyLimit: Int?
 
@@ -135,6 +148,9 @@ struct ServeCommand: ParsableCommand {
     given.responses = responses
     given.collections = collections
     given.grpcPort = grpcPort
+    given.tenantVectors = tenantQuotaVectors
+    given.tenantBytes = tenantQuotaBytes
+    given.tenantQueries = tenantQuotaQueries
     given.bodyLimit = bodyLimit
     given.threads = runner.threads
     given.contextLength = runner.contextLength
@@ -153,6 +169,11 @@ struct ServeCommand: ParsableCommand {
       throw ValidationError("--grpc-port goes with --collections, which are what it serves.")
     }
     var options = try settings.serverOptions
+    if let name = settings.keyRoles?.keys.sorted().first(where: { options.keys?.owners.contains($0) != true }) {
+      throw ValidationError(
+        "keys.\(name) is no key's name, expected one of "
+          + (options.keys.map { $0.owners.sorted().joined(separator: ", ") } ?? "an --api-key-file") + ".")
+    }
     if let config {
       options.reload = {
         let latest = given.over(try ServerConfiguration(file: config))
@@ -163,12 +184,16 @@ struct ServeCommand: ParsableCommand {
       }
     }
     var loaded: [LoadedModel] = []
+    // Of encoders: collections keep vectors of theirs.
+    var digests: [String: String] = [:]
     var files: [ModelDescription] = []
     for name in settings.models ?? [Catalogue.defaultModel] {
       var model = ModelOptions()
       model.name = name
       let location = try model.locate()
-      loaded.append(try location.load())
+      let loadedModel = try location.load()
+      loaded.append(loadedModel)
+      if loadedModel.isEncoder { digests[loadedModel.name] = try location.weightsDigest() }
       var description = try ModelStore().describe(location)
       description.name = loaded.last?.name ?? name
       files.append(description)
@@ -187,12 +212,14 @@ struct ServeCommand: ParsableCommand {
     let names = loaded.map(\.name).joined(separator: ", ")
     let address =
       settings.unixSocket.map { "unix:\($0)" }
-      ?? "\(settings.tlsKey == nil ? "http" : "https")://\(options.host)"
+      ?? "\(settings.tlsKey == nil ? "http" : "https")://\(options.host.contains(":") ? "[\(options.host)]" : options.host)"
     let (json, isSocket, logFormat) = (json, settings.unixSocket != nil, settings.logFormat ?? .text)
     let logger = Logger.apus(logFormat, level: settings.logLevel ?? (json ? .warning : .info))
-    try waitFor { [options, encoderOptions, files] in
+    try waitFor { [options, encoderOptions, files, digests] in
       var encoding: [any EmbeddingEngine] = []
-      for model in encoders { encoding.append(try await EncoderEngine(model, encoderOptions)) }
+      for model in encoders {
+        encoding.append(try await EncoderEngine(model, encoderOptions, weightsDigest: digests[model.name]))
+      }
       // Without a time to unload it there is no reason to let the first request wait.
       if idleAfter == nil { for engine in engines { try await engine.warmUp() } }
       try await Server(engines, encoders: encoding, files: files, options, logger: logger).run { port in
@@ -219,9 +246,11 @@ extension ServerConfiguration {
       return ServerOptions(
         host: host ?? usual.host, port: port ?? usual.port, unixSocket: unixSocket, tls: tls,
         bodyLimit: bodyLimit ?? usual.bodyLimit, keys: try keyFile.map { try KeyRing(file: $0) },
-        allowedOrigins: allowedOrigins ?? [], drainTimeout: drainTimeout ?? usual.drainTimeout,
-        responseDatabase: responses, collections: collections, grpcPort: grpcPort, logsPrompts: logsPrompts ?? false,
-        traceFile: traceFile)
+        roles: Roles(keyRoles ?? [:]), allowedOrigins: allowedOrigins ?? [],
+        drainTimeout: drainTimeout ?? usual.drainTimeout, responseDatabase: responses, collections: collections,
+        grpcPort: grpcPort,
+        tenantQuotas: TenantQuotas(vectors: tenantVectors, bytes: tenantBytes, queries: tenantQueries),
+        logsPrompts: logsPrompts ?? false, traceFile: traceFile)
     }
   }
 

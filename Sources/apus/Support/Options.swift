@@ -20,8 +20,10 @@ struct ModelOptions: ParsableArguments {
   }
 
   /// Loads the model, and says how long that took in seconds.
-  func load() throws -> (model: LoadedModel, seconds: Double) {
-    let location = try locate()
+  func load() throws -> (model: LoadedModel, seconds: Double) { try load(locate()) }
+
+  /// The same for a model that is here.
+  func load(_ location: ModelLocation) throws -> (model: LoadedModel, seconds: Double) {
     let clock = ContinuousClock()
     let start = clock.now
     let model = try location.load()

@@ -43,6 +43,8 @@ import Testing
         Array(repeating: forbidden("change tenants"), count: 4)
       ),
       ("all stats", { _ = try $0.stats(as: $1) }, Array(repeating: forbidden("see what all tenants have"), count: 4)),
+      ("all bytes", { _ = try $0.bytes(as: $1) }, Array(repeating: forbidden("see what all tenants have"), count: 4)),
+      ("tenants", { _ = try $0.listTenants(as: $1) }, Array(repeating: forbidden("list tenants"), count: 4)),
       ("names", { _ = try $0.tenantNames(as: $1) }, Array(repeating: forbidden("list tenants"), count: 4)),
       ("train", { try $0.train(as: $1) }, Array(repeating: forbidden("train a collection"), count: 4)),
       (

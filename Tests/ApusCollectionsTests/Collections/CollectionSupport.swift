@@ -32,9 +32,18 @@ final class TestClock: Sendable {
   func advance(_ seconds: Int) { time.add(seconds, ordering: .relaxed) }
 }
 
+/// Seconds with fractions that a test sets.
+final class TestUptime: Sendable {
+  private let time = Mutex(0.0)
+  var now: Double { time.withLock { $0 } }
+  func advance(_ seconds: Double) { time.withLock { $0 += seconds } }
+}
+
 /// Counts letters, so that texts of the same letters are near.
 struct LetterEmbedder: TextEmbedder {
   static let dim = 26
+  var weights: String?
+  func weightsDigest(of model: String) -> String? { weights }
   func dim(of model: String) throws -> Int {
     guard model == "letters" else { throw CollectionError.unknownModel(model, known: ["letters"]) }
     return Self.dim
@@ -57,21 +66,34 @@ struct Bench {
   let b = Principal(tenant: "b")
   let c = Principal(tenant: "c")
 
-  init(dim: Int = 4, metric: VectorMetric = .l2, fields: [String] = ["lang", "year", "author.name", "draft"]) throws {
-    let clock = clock
+  let uptime = TestUptime()
+
+  init(
+    dim: Int = 4, metric: VectorMetric = .l2, fields: [String] = ["lang", "year", "author.name", "draft"],
+    quotas: TenantQuotas = TenantQuotas(), weights: String? = nil
+  ) throws {
+    let (clock, uptime) = (clock, uptime)
     collection = try VectorCollection.create(
       folder.path + "/docs",
       CollectionConfig(
         name: "docs", vectors: VectorConfig(dim: dim, metric: metric),
         embeddingModel: dim == LetterEmbedder.dim ? "letters" : nil, indexedFields: fields),
-      embedder: LetterEmbedder(), now: { clock.now })
+      embedder: LetterEmbedder(weights: weights), quotas: quotas, now: { clock.now }, uptime: { uptime.now })
   }
 
   var path: String { folder.path + "/docs" }
 
-  func reopened() throws -> VectorCollection {
-    let clock = clock
-    return try VectorCollection.open(path, embedder: LetterEmbedder(), now: { clock.now })
+  func reopened(weights: String? = nil) throws -> VectorCollection {
+    let (clock, uptime) = (clock, uptime)
+    return try VectorCollection.open(
+      path, embedder: LetterEmbedder(weights: weights), now: { clock.now }, uptime: { uptime.now })
+  }
+
+  /// Removes what is made again from the log.
+  func forgetCatalogue() {
+    for suffix in ["", "-wal", "-shm"] {
+      try? FileManager.default.removeItem(atPath: path + "/catalogue.sqlite" + suffix)
+    }
   }
 
   func found(_ query: Query, as principal: Principal) throws -> [PointKey] {

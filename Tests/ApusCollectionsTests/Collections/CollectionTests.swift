@@ -34,7 +34,7 @@ import Testing
   @Test func `the catalogue is made again from the log alone`() throws {
     let bench = try Bench()
     try bench.collection.upsert([Point("x", vector: near, text: "words", shareWith: ["b"])], as: bench.a)
-    try bench.collection.update("b", TenantUpdate(quota: .vectors(7), groups: ["team"]), as: Bench.admin)
+    try bench.collection.update("b", TenantUpdate(quota: .at(7), groups: ["team"]), as: Bench.admin)
     try bench.collection.upsert([Point("y", vector: near)], as: bench.c)
     try bench.collection.drop("c", as: bench.c)
     let before = try bench.collection.stats(of: "b", as: bench.b)
@@ -43,7 +43,7 @@ import Testing
       try? FileManager.default.removeItem(atPath: bench.path + "/catalogue.sqlite" + suffix)
     }
     let again = try bench.reopened()
-    #expect(try again.stats(of: "b", as: bench.b) == before && before.quota == 7 && before.groups == ["team"])
+    #expect(try again.stats(of: "b", as: bench.b) == before && before.quotas.vectors == 7 && before.groups == ["team"])
     #expect(try again.get("x", as: bench.a).text == "words")
     #expect(try again.tenantNames(as: Bench.admin) == ["a", "b", "team"])
     #expect(try again.search(Query(mode: .keyword, text: "words"), as: bench.b).map(\.point.key) == ["x"])
@@ -142,9 +142,9 @@ import Testing
 
   @Test func `quotas hold for own and granted vectors, and say nothing of others`() throws {
     let bench = try Bench()
-    try bench.collection.update("a", TenantUpdate(quota: .vectors(2)), as: Bench.admin)
-    try bench.collection.update("b", TenantUpdate(quota: .vectors(1)), as: Bench.admin)
-    #expect(throws: CollectionError.quotaExceeded(path: "points.2", tenant: "a", limit: 2)) {
+    try bench.collection.update("a", TenantUpdate(quota: .at(2)), as: Bench.admin)
+    try bench.collection.update("b", TenantUpdate(quota: .at(1)), as: Bench.admin)
+    #expect(throws: CollectionError.quotaExceeded(path: "points.2", tenant: "a", quota: .vectors, limit: 2)) {
       try bench.collection.upsert([1, 2, 3].map { Point(.integer($0), vector: near) }, as: bench.a)
     }
     try bench.collection.upsert([Point(1, vector: near), Point(2, vector: near)], as: bench.a)
@@ -152,7 +152,7 @@ import Testing
     try bench.collection.upsert([Point(2, vector: near)], as: bench.a)
     #expect(try bench.collection.grant([1], to: ["b"], as: bench.a) == 1)
     #expect(try bench.collection.grant([1], to: ["b"], as: bench.a) == 0)
-    #expect(throws: CollectionError.quotaExceeded(path: "tenants", tenant: "b", limit: nil)) {
+    #expect(throws: CollectionError.quotaExceeded(path: "tenants", tenant: "b", quota: .vectors, limit: nil)) {
       try bench.collection.grant([2], to: ["b"], as: bench.a)
     }
     #expect(throws: CollectionError.self) { try bench.collection.upsert([Point(1, vector: near)], as: bench.b) }
@@ -204,6 +204,10 @@ import Testing
       #expect(throws: error) { try bench.collection.delete(["x"], as: bench.a) }
       #expect(throws: error) { try bench.collection.scroll(as: bench.a) }
       #expect(throws: error) { try bench.collection.count(as: bench.a) }
+      #expect(throws: error) { try bench.collection.export("a", as: bench.a) { _ in } }
+      // It would come back active.
+      #expect(throws: error) { try bench.collection.drop("a", as: bench.a) }
+      #expect(throws: error) { try bench.collection.erase("a", as: bench.a) }
     }
     try bench.collection.close()
     let again = try bench.reopened()

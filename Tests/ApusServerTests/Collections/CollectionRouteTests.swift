@@ -18,6 +18,18 @@ private final class CollectionHost: Sendable {
   /// A router is used after it was made, by one test.
   private struct RouterBox: @unchecked Sendable { let router: Router<ServerContext> }
 
+  /// Seconds that a test sets.
+  let uptime = Shared(0.0)
+  /// Of the embedding model.
+  let weights = Shared("1111")
+
+  /// A value that a test changes.
+  final class Shared<Value: Sendable>: Sendable {
+    private let value: Mutex<Value>
+    init(_ value: Value) { self.value = Mutex(value) }
+    func withLock<T: Sendable>(_ body: (inout sending Value) -> sending T) -> T { value.withLock(body) }
+  }
+
   init(hasKeys: Bool = true) throws {
     try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
     try "a:key-of-a-0\nb:key-of-b-0\nadmin:key-of-admin\n".write(
@@ -28,7 +40,10 @@ private final class CollectionHost: Sendable {
     let state = ServerState(engines: [], encoders: [], keys: keys)
     router.add(middleware: AccessMiddleware(state: state))
     CollectionRoutes(
-      state: state, store: try CollectionStore(folder + "/collections", embedder: Letters()), bodyLimit: 1 << 20
+      state: state,
+      store: try CollectionStore(
+        folder + "/collections", embedder: Letters(weights: weights), uptime: { [uptime] in uptime.withLock { $0 } }),
+      bodyLimit: 1 << 20
     ).add(to: router)
     self.router = RouterBox(router: router)
   }
@@ -37,6 +52,8 @@ private final class CollectionHost: Sendable {
 
   /// How often a, b, c and d are in a text.
   private struct Letters: TextEmbedder {
+    let weights: Shared<String>
+    func weightsDigest(of model: String) -> String? { weights.withLock { $0 } }
     func dim(of model: String) throws -> Int {
       guard model == "letters" else { throw CollectionError.unknownModel(model, known: ["letters"]) }
       return 4
@@ -218,7 +235,9 @@ private final class CollectionHost: Sendable {
       .put, "/docs/tenants/a", #"{"quota": 1, "groups": ["team"], "state": "inactive"}"#, as: "admin")
     #expect(
       changed.text.hasPrefix(
-        #"{"tenant":"a","state":"inactive","quota":1,"groups":["team"],"owned":1,"held":1,"visible":1,"searches":{"#))
+        #"{"tenant":"a","state":"inactive","quota":1,"byte_quota":null,"query_quota":null,"groups":["team"],"# + ""
+          + #""owned":1,"held":1,"visible":1,"bytes":{"vectors":16,"payloads":8,"grants":8,"total":32},"# + ""
+          + #""refused_queries":0,"searches":{"#))
     #expect(try await host.error(.post, "/docs/search", #"{"vector": [1, 0, 0, 0]}"#) == "403 tenant_inactive -")
     _ = try await host.send(.put, "/docs/tenants/a", #"{"state": "active"}"#, as: "admin")
     let more = #"{"points": [{"id": 2, "vector": [1, 0, 0, 0]}]}"#
@@ -232,6 +251,73 @@ private final class CollectionHost: Sendable {
     #expect(lines.count == 2 && lines[0] == #"{"id":1,"share_with":[],"vector":[1,0,0,0]}"#)
     #expect(try await host.send(.delete, "/docs/tenants/a?erase=true").text.contains(#""erased":true"#))
     #expect(try await host.error(.get, "/docs/tenants/a") == "404 not_found -")
+  }
+
+  @Test func `bytes and queries have quotas, and a refusal says when to come back`() async throws {
+    let host = try CollectionHost()
+    try await host.make()
+    try await host.put(#"{"id": 1, "vector": [1, 0, 0, 0]}"#)
+    let changed = try await host.send(
+      .put, "/docs/tenants/a", #"{"byte_quota": 70, "query_quota": 2}"#, as: "admin")
+    #expect(try changed.json["byte_quota"]?.number == 70 && changed.json["query_quota"]?.number == 2)
+    let more = #"{"points": [{"id": 2, "vector": [1, 0, 0, 0], "text": "1234567"}]}"#
+    #expect(try await host.error(.put, "/docs/points", more) == "403 quota_exceeded points")
+    #expect(try await host.send(.put, "/docs/points", more.replacing("1234567", with: "123456")).status == .ok)
+    let ask = (HTTPRequest.Method.post, #"{"vector": [1, 0, 0, 0]}"#)
+    for path in ["/docs/search", "/docs/scroll"] {
+      #expect(try await host.send(ask.0, path, path == "/docs/search" ? ask.1 : "{}").status == .ok)
+    }
+    host.uptime.withLock { $0 += 0.4 }
+    for path in ["/docs/search", "/docs/scroll", "/docs/count"] {
+      let refused = try await host.send(ask.0, path, path == "/docs/search" ? ask.1 : "{}")
+      #expect(
+        refused.status == .tooManyRequests && refused.headers[HTTPField.Name("retry-after")!] == "1", "\(refused.text)")
+      #expect(refused.text.contains(#""code":"rate_limit_exceeded""#) && refused.text.contains("2.0 queries a second"))
+    }
+    #expect(try await host.send(.get, "/docs/tenants/a").json["refused_queries"]?.number == 3)
+    host.uptime.withLock { $0 += 0.1 }
+    #expect(try await host.send(ask.0, "/docs/search", ask.1).status == .ok)
+    let lifted = try await host.send(
+      .put, "/docs/tenants/a", #"{"byte_quota": null, "query_quota": null}"#, as: "admin")
+    #expect(lifted.text.contains(#""byte_quota":null,"query_quota":null"#))
+    for body in [
+      #"{"byte_quota": -1}"#, #"{"query_quota": 0}"#, #"{"query_quota": "2"}"#, #"{"byte_quota": 1.5}"#,
+    ] {
+      #expect(
+        try await host.error(.put, "/docs/tenants/a", body, as: "admin").hasPrefix("400 invalid_value"), "\(body)")
+    }
+  }
+
+  @Test func `an administrator lists tenants a page at a time`() async throws {
+    let host = try CollectionHost()
+    try await host.make()
+    try await host.put(#"{"id": 1, "vector": [1, 0, 0, 0], "share_with": ["b"]}"#)
+    let first = try await host.send(.get, "/docs/tenants?limit=1", as: "admin").json
+    #expect(first["data"]?.items?.map { $0["tenant"]?.string } == ["a"] && first["next_after"]?.string == "a")
+    let last = try await host.send(.get, "/docs/tenants?after=a", as: "admin")
+    let rest = try last.json
+    #expect(rest["data"]?.items?.map { $0["tenant"]?.string } == ["b"] && last.text.contains(#""next_after":null"#))
+    #expect(rest["data"]?.items?.first?["bytes"]?["total"]?.number == 8)
+    #expect(try await host.error(.get, "/docs/tenants") == "403 forbidden -")
+    for limit in ["0", "1001", "x", "-1"] {
+      #expect(try await host.error(.get, "/docs/tenants?limit=\(limit)", as: "admin") == "400 invalid_value limit")
+    }
+    let bytes = try await host.send(.get, "/docs/stats", as: "admin").json["collection"]?["bytes"]
+    #expect(bytes?["payloads"]?.number == 8 && (bytes?["total"]?.number ?? 0) > 8)
+    #expect(try await host.send(.get, "/docs/stats").json["collection"] == nil)
+  }
+
+  @Test func `other weights of the model's name are a conflict`() async throws {
+    let host = try CollectionHost()
+    let made = try await host.send(.put, "/texts", #"{"embedding_model": "letters"}"#, as: "admin")
+    #expect(try made.json["embedding_weights"]?.string == "1111")
+    let points = #"{"points": [{"id": 1, "text": "ab"}]}"#
+    #expect(try await host.send(.put, "/texts/points", points).status == .ok)
+    host.weights.withLock { $0 = "2222" }
+    let refused = "409 embedding_model_changed embedding_model"
+    #expect(try await host.error(.put, "/texts/points", points) == refused)
+    #expect(try await host.error(.post, "/texts/search", #"{"text": "ab"}"#) == refused)
+    #expect(try await host.send(.post, "/texts/search", #"{"text": "ab", "mode": "keyword"}"#).status == .ok)
   }
 
   @Test func `wrong fields are named`() async throws {

@@ -73,7 +73,7 @@ import Testing
       let error = try JSONDecoder().decode(OpenAIError.Body.self, from: response.body).error
       #expect(error.code == "collections_disabled" && error.message.contains("--collections FOLDER"))
     }
-    #expect(tried == 19)
+    #expect(tried == 20)
   }
 
   @Test func `every collection route is described, and no other`() throws {
@@ -84,7 +84,7 @@ import Testing
     let router = Router(context: ServerContext.self)
     CollectionRoutes(state: ServerState(engines: [], encoders: [], keys: nil), store: nil, bodyLimit: 1).add(to: router)
     #expect(Set(described) == Set(router.routes.map { APIDocument.shape($0.method.rawValue, $0.path.description) }))
-    #expect(described.count == 19)
+    #expect(described.count == 20)
   }
 
   @Test func `web pages may store points and name a tenant`() async throws {
@@ -120,6 +120,43 @@ import Testing
     try ring.reload()
     #expect(try await ask(.post, "/count", "{}", "second-key-1").json["count"]?.number == 0)
     #expect(try await ask(.post, "/count", "{}", "first-key-1").status == .unauthorized)
+  }
+
+  @Test func `the keys' roles say who is an administrator`() async throws {
+    let keys = folder.path + ".keys"
+    defer { try? FileManager.default.removeItem(atPath: keys) }
+    try "ops:ops-key-1\nadmin:admin-key-1\n".write(toFile: keys, atomically: true, encoding: .utf8)
+    let ring = try KeyRing(file: keys)
+    let server = try server {
+      $0.keys = ring
+      $0.roles = Roles(["ops": .admin, "admin": .tenant])
+    }
+    let body = #"{"embedding_model": "encoder"}"#
+    func make(_ key: String) async throws -> HTTPResponse.Status {
+      try await send(server, .put, "/v1/collections/docs", body, headers: [.authorization: "Bearer \(key)"]).status
+    }
+    #expect(try await make("admin-key-1") == .forbidden)
+    #expect(try await make("ops-key-1") == .ok)
+  }
+
+  @Test func `requests to collections are recorded with their tenant, and counted by route`() async throws {
+    let lines = WrittenLines()
+    let server = try Server(
+      [FakeEngine()], encoders: [FakeEncoder()], ServerOptions(port: 0, collections: folder.path),
+      logger: lines.logger(.json))
+    let docs = "/v1/collections/docs"
+    _ = try await send(server, .put, docs, #"{"embedding_model": "encoder"}"#)
+    _ = try await send(server, .put, docs + "/points", Self.texts, tenant: "anna")
+    _ = try await send(server, .get, docs + "/points/none", tenant: "bert")
+    let requests = try await lines.requests(3)
+    #expect(requests.map { $0["tenant"]?.string } == ["default", "anna", "bert"])
+    #expect(requests.map { $0["principal"]?.string } == Array(repeating: "anonymous", count: 3))
+    let metrics = try await send(server, .get, "/metrics").text
+    let counted =
+      #"apus_requests_total{interface="http",method="GET",route="/v1/collections/{collection}/points/{point}","# + ""
+      + #"status="404"} 1.0"#
+    #expect(metrics.contains(counted), "\(metrics)")
+    #expect(!metrics.contains("anna") && !metrics.contains("none"))
   }
 
   @Test func `a server that ends closes its collections`() async throws {

@@ -26,9 +26,10 @@ final class CommandEmbedder: TextEmbedder {
   func load(_ name: String) throws -> String {
     var options = ModelOptions()
     options.name = arguments.model ?? name
-    let (model, _) = try options.load()
-    let threads = arguments.threads
-    let engine = try waitFor { try await EncoderEngine(model, .init(threads: threads)) }
+    let location = try options.locate()
+    let (model, _) = try options.load(location)
+    let (threads, digest) = (arguments.threads, try location.weightsDigest())
+    let engine = try waitFor { try await EncoderEngine(model, .init(threads: threads), weightsDigest: digest) }
     loaded.withLock { $0 = EngineEmbedder([engine]) }
     return engine.name
   }
@@ -39,6 +40,7 @@ final class CommandEmbedder: TextEmbedder {
   }
 
   func dim(of model: String) throws -> Int { try embedder(model).dim(of: model) }
+  func weightsDigest(of model: String) throws -> String? { try embedder(model).weightsDigest(of: model) }
 
   func embed(_ texts: [String], model: String) async throws -> [[Float]] {
     try await embedder(model).embed(texts, model: model)
