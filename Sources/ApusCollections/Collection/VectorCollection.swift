@@ -56,6 +56,20 @@ public final class VectorCollection: Sendable {
     _ path: String, _ config: CollectionConfig, embedder: (any TextEmbedder)? = nil,
     now: @escaping @Sendable () -> Int = systemClock
   ) throws -> VectorCollection {
+    try create(path, config, embedder: embedder, now: now, on: Disk())
+  }
+
+  /// What a collection's bytes pass on their way: tests put themselves between.
+  struct Disk {
+    var layer: any FileLayer = SystemFileLayer()
+    /// Told of the catalogue's transactions.
+    var observer: (any TransactionObserver & Sendable)?
+  }
+
+  static func create(
+    _ path: String, _ config: CollectionConfig, embedder: (any TextEmbedder)?,
+    now: @escaping @Sendable () -> Int = systemClock, on disk: Disk
+  ) throws -> VectorCollection {
     try config.validate()
     if let model = config.embeddingModel {
       guard let embedder else { throw CollectionError.unknownModel(model, known: []) }
@@ -70,7 +84,7 @@ public final class VectorCollection: Sendable {
     let draft = "\(path).new-\(UUID().uuidString)"
     do {
       try FileManager.default.createDirectory(atPath: draft, withIntermediateDirectories: true)
-      let store = try VectorStore.create(vectors(draft), config.vectors)
+      let store = try VectorStore.create(vectors(draft), config.vectors, layer: disk.layer)
       try store.commit([CatalogueChange.collection(config, cursorKey: key).note()])
       try store.close()
       try FileManager.default.moveItem(atPath: draft, toPath: path)
@@ -78,7 +92,7 @@ public final class VectorCollection: Sendable {
       try? FileManager.default.removeItem(atPath: draft)
       throw error
     }
-    return try open(path, embedder: embedder, now: now)
+    return try open(path, embedder: embedder, now: now, on: disk)
   }
 
   /// Opens a collection and brings its catalogue up to the log. With `salvage` a damaged log is read as far as it goes, and
@@ -89,16 +103,23 @@ public final class VectorCollection: Sendable {
     _ path: String, salvage: Bool = false, embedder: (any TextEmbedder)? = nil,
     now: @escaping @Sendable () -> Int = systemClock
   ) throws -> VectorCollection {
+    try open(path, salvage: salvage, embedder: embedder, now: now, on: Disk())
+  }
+
+  static func open(
+    _ path: String, salvage: Bool = false, embedder: (any TextEmbedder)?,
+    now: @escaping @Sendable () -> Int = systemClock, on disk: Disk
+  ) throws -> VectorCollection {
     // The store first: it refuses a second process.
     let held = Mutex<VectorStore?>(nil)
     do {
       guard FileManager.default.fileExists(atPath: vectors(path)) else {
         throw CollectionError.notFound("the collection in \(path)")
       }
-      let catalogue = try Catalogue(path: catalogue(path))
+      let catalogue = try Catalogue(path: catalogue(path), observer: disk.observer)
       let identity = try catalogue.pool.write { database in
         var applier = try Catalogue.Applier(database)
-        let store = try VectorStore.open(vectors(path), salvage: salvage) { sequence, mutation in
+        let store = try VectorStore.open(vectors(path), salvage: salvage, layer: disk.layer) { sequence, mutation in
           try applier.apply(mutation, sequence: sequence)
         }
         held.withLock { $0 = store }
@@ -232,7 +253,8 @@ public final class VectorCollection: Sendable {
   /// The collection is looked at again after so many new vectors.
   private static let vectorsBetweenLooks = 1000
 
-  /// Trains the clustering tree if it would help, and tunes as before; says why it did. Readers and writers go on.
+  /// Trains the clustering tree if it would help, and tunes as before; says why it did. Tunes also when only tenants have
+  /// grown. Readers and writers go on.
   public func trainIfNeeded() throws -> TrainingNeed? {
     let stats = store.index.stats
     let isDue = lookedAt.withLock { last in
@@ -241,7 +263,11 @@ public final class VectorCollection: Sendable {
       last = stored
       return true
     }
-    guard isDue, let need = store.index.trainingNeed() else { return nil }
+    guard isDue else { return nil }
+    guard let need = store.index.trainingNeed() else {
+      try store.tuneIfGrown()
+      return nil
+    }
     try store.train()
     let targets = store.index.tunedTargets
     try store.tune(targets: targets.isEmpty ? [Self.usualRecall] : targets)
