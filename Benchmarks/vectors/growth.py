@@ -17,7 +17,8 @@ LINEAR = 1.1
 
 
 def tuning(arguments):
-    """Each target on held-out pairs, by bucket, at n/8 to n of one store that grows and is told nothing more."""
+    """Each target on held-out pairs, by bucket, at n/8 to n of one store that grows and is told nothing more: `import` tunes
+    anew when tenants have grown beyond the sizes that were tuned."""
     if arguments.no_apus:
         return {"verdict": []}
     dataset = prepare("deb106k", arguments.data)

@@ -61,9 +61,17 @@ def next_change(rng, model):
         return {"op": "grant", "id": number, "tenant": rng.randrange(TENANTS)}
     if kind < 0.85:
         return {"op": "revoke", "id": number, "tenant": rng.randrange(TENANTS)}
-    if kind < 0.96:
+    if kind < 0.93:
         return {"op": "delete", "id": number}
+    if kind < 0.96:
+        # Whether a tenant is in memory changes nothing of what it has.
+        return {"op": rng.choice(["offload", "load"]), "tenant": rng.randrange(TENANTS)}
     return {"op": "drop_tenant", "tenant": rng.randrange(TENANTS)} if kind < 0.98 else {"op": "compact"}
+
+
+def load_all(apus, store):
+    tenants = [str(tenant) for tenant in range(TENANTS)]
+    subprocess.run([apus, "vectors", "load", store, "--tenant", *tenants, "--json"], check=True, stdout=subprocess.DEVNULL)
 
 
 def exported(apus, store, tenant):
@@ -116,6 +124,8 @@ def main():
         if pending is not None:
             unsure += 1
             after.apply(pending)
+        subprocess.run([arguments.apus, "vectors", "verify", store, "--json"], check=True, stdout=subprocess.DEVNULL)
+        load_all(arguments.apus, store)
         seen = [exported(arguments.apus, store, tenant) for tenant in range(TENANTS)]
         states = [[m.of(tenant) for tenant in range(TENANTS)] for m in (model, after)]
         if seen not in states:

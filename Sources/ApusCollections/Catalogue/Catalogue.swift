@@ -10,11 +10,14 @@ struct Catalogue: Sendable {
   /// Milliseconds of waiting for another connection are no reason to fail; seconds.
   private static let busyTimeout = 10.0
 
-  init(path: String) throws {
+  init(path: String, observer: (any TransactionObserver & Sendable)? = nil) throws {
     var configuration = Configuration()
     configuration.busyMode = .timeout(Self.busyTimeout)
     // Deleted text is overwritten where it stood.
-    configuration.prepareDatabase { try $0.execute(sql: "PRAGMA secure_delete = ON") }
+    configuration.prepareDatabase { database in
+      try database.execute(sql: "PRAGMA secure_delete = ON")
+      if let observer, !database.configuration.readonly { database.add(transactionObserver: observer) }
+    }
     pool = try DatabasePool(path: path, configuration: configuration)
     var migrator = DatabaseMigrator()
     migrator.registerMigration("catalogue") { try $0.execute(sql: Self.schema) }
@@ -71,7 +74,8 @@ struct Catalogue: Sendable {
 
   // MARK: the log
 
-  /// Applies records in their order; those up to `applied` change nothing.
+  /// Applies records in their order; those up to `applied` change nothing. Applying a log again that was applied before
+  /// ends in the same catalogue.
   struct Applier {
     private let database: Database
     private let applied: Int64
@@ -127,6 +131,12 @@ struct Catalogue: Sendable {
 
     private func put(_ point: PointRecord) throws {
       try removeText(point.id)
+      // A later holder of the key, when records are applied again: its own record is still to come.
+      let sql = "SELECT id FROM point WHERE owner = ? AND key = ? AND id <> ?"
+      let arguments: StatementArguments = [Int64(point.owner), point.key.databaseValue, Int64(point.id)]
+      if let later = try Int64.fetchOne(try database.cachedStatement(sql: sql), arguments: arguments) {
+        try remove(VectorID(later))
+      }
       try run(
         """
         INSERT INTO point VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE

@@ -25,9 +25,10 @@ extension VectorCollection {
           .settings(
             id: tenant.id, state: state, quota: quotas.vectors, byteQuota: quotas.bytes, queryQuota: quotas.queries))
       }
-      if state == .offloaded {
+      // Offloading twice takes what was granted in between.
+      if update.state == .offloaded {
         try batch.append(.offload(tenant.id))
-      } else if tenant.state == .offloaded {
+      } else if update.state != nil && tenant.state == .offloaded {
         try batch.append(.load(tenant.id))
       }
       if let names = update.groups {

@@ -68,6 +68,21 @@ public final class VectorCollection: Sendable {
     quotas: TenantQuotas = TenantQuotas(), now: @escaping @Sendable () -> Int = systemClock,
     uptime: @escaping @Sendable () -> Double = systemUptime
   ) throws -> VectorCollection {
+    try create(path, config, embedder: embedder, quotas: quotas, now: now, uptime: uptime, on: Disk())
+  }
+
+  /// What a collection's bytes pass on their way: tests put themselves between.
+  struct Disk {
+    var layer: any FileLayer = SystemFileLayer()
+    /// Told of the catalogue's transactions.
+    var observer: (any TransactionObserver & Sendable)?
+  }
+
+  static func create(
+    _ path: String, _ config: CollectionConfig, embedder: (any TextEmbedder)?, quotas: TenantQuotas = TenantQuotas(),
+    now: @escaping @Sendable () -> Int = systemClock, uptime: @escaping @Sendable () -> Double = systemUptime,
+    on disk: Disk
+  ) throws -> VectorCollection {
     try config.validate()
     var weights: String?
     if let model = config.embeddingModel {
@@ -84,7 +99,7 @@ public final class VectorCollection: Sendable {
     let draft = "\(path).new-\(UUID().uuidString)"
     do {
       try FileManager.default.createDirectory(atPath: draft, withIntermediateDirectories: true)
-      let store = try VectorStore.create(vectors(draft), config.vectors)
+      let store = try VectorStore.create(vectors(draft), config.vectors, layer: disk.layer)
       let changes = [.collection(config, cursorKey: key)] + (weights.map { [CatalogueChange.weights($0)] } ?? [])
       try store.commit(changes.map { try $0.note() })
       try store.close()
@@ -93,7 +108,7 @@ public final class VectorCollection: Sendable {
       try? FileManager.default.removeItem(atPath: draft)
       throw error
     }
-    return try open(path, embedder: embedder, quotas: quotas, now: now, uptime: uptime)
+    return try open(path, embedder: embedder, quotas: quotas, now: now, uptime: uptime, on: disk)
   }
 
   /// Opens a collection and brings its catalogue up to the log. With `salvage` a damaged log is read as far as it goes, and
@@ -105,16 +120,24 @@ public final class VectorCollection: Sendable {
     quotas: TenantQuotas = TenantQuotas(), now: @escaping @Sendable () -> Int = systemClock,
     uptime: @escaping @Sendable () -> Double = systemUptime
   ) throws -> VectorCollection {
+    try open(path, salvage: salvage, embedder: embedder, quotas: quotas, now: now, uptime: uptime, on: Disk())
+  }
+
+  static func open(
+    _ path: String, salvage: Bool = false, embedder: (any TextEmbedder)?, quotas: TenantQuotas = TenantQuotas(),
+    now: @escaping @Sendable () -> Int = systemClock, uptime: @escaping @Sendable () -> Double = systemUptime,
+    on disk: Disk
+  ) throws -> VectorCollection {
     // The store first: it refuses a second process.
     let held = Mutex<VectorStore?>(nil)
     do {
       guard FileManager.default.fileExists(atPath: vectors(path)) else {
         throw CollectionError.notFound("the collection in \(path)")
       }
-      let catalogue = try Catalogue(path: catalogue(path))
+      let catalogue = try Catalogue(path: catalogue(path), observer: disk.observer)
       let identity = try catalogue.pool.write { database in
         var applier = try Catalogue.Applier(database)
-        let store = try VectorStore.open(vectors(path), salvage: salvage) { sequence, mutation in
+        let store = try VectorStore.open(vectors(path), salvage: salvage, layer: disk.layer) { sequence, mutation in
           try applier.apply(mutation, sequence: sequence)
         }
         held.withLock { $0 = store }
@@ -247,7 +270,8 @@ public final class VectorCollection: Sendable {
   /// The collection is looked at again after so many new vectors.
   private static let vectorsBetweenLooks = 1000
 
-  /// Trains the clustering tree if it would help, and tunes as before; says why it did. Readers and writers go on.
+  /// Trains the clustering tree if it would help, and tunes as before; says why it did. Tunes also when only tenants have
+  /// grown. Readers and writers go on.
   public func trainIfNeeded() throws -> TrainingNeed? {
     let stats = store.index.stats
     let isDue = lookedAt.withLock { last in
@@ -256,7 +280,11 @@ public final class VectorCollection: Sendable {
       last = stored
       return true
     }
-    guard isDue, let need = store.index.trainingNeed() else { return nil }
+    guard isDue else { return nil }
+    guard let need = store.index.trainingNeed() else {
+      try store.tuneIfGrown()
+      return nil
+    }
     try store.train()
     let targets = store.index.tunedTargets
     try store.tune(targets: targets.isEmpty ? [Self.usualRecall] : targets)

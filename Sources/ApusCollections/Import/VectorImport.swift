@@ -9,10 +9,17 @@ public struct VectorImport {
   }
 
   private let store: VectorStore
-  /// Rows that are logged together: one commit, one wait for the disk.
-  private static let batchRows = 4096
 
   public init(into store: VectorStore) { self.store = store }
+
+  /// Rows that are logged together: one commit, one wait for the disk. Without a clustering tree a commit copies the list of
+  /// each tenant that it touches; as batches grow with what is stored, all copies together are linear in it.
+  private func batchRows(stored: Int, rowBytes: Int) -> Int {
+    min(max(Self.fewestRows, stored / 8), max(Self.fewestRows, Self.batchBytes / rowBytes))
+  }
+
+  private static let fewestRows = 4096
+  private static let batchBytes = 32 << 20
 
   /// Row r of `vectors` becomes the vector `firstID` + r, granted to the tenants in row r of `access`; without `access` to
   /// `tenant`. Ids that are there get the new vector. `progress` gets rows done and rows in all, and may throw to stop:
@@ -36,11 +43,14 @@ public struct VectorImport {
     var report = Report()
     var reader = try access?.reader()
     var rights = AccessBatch()
-    let dim = vectors.dim
-    try vectors.forEachBatch(rows: Self.batchRows) { first, values in
-      let count = values.count / dim
-      if reader != nil { _ = try reader!.next(count, into: &rights) }
-      let mutations = (0..<count).map { row in
+    let (dim, rows) = (vectors.dim, try vectors.reader())
+    var values: [Float] = []
+    while true {
+      let batch = batchRows(stored: store.index.stats.vectors, rowBytes: 4 * dim)
+      let range = try rows.next(batch, into: &values)
+      guard let first = range.first else { break }
+      if reader != nil { _ = try reader!.next(range.count, into: &rights) }
+      let mutations = (0..<range.count).map { row in
         let tenants = reader == nil ? tenant.map { [$0] } ?? [] : Array(rights[row])
         report.grants += tenants.count
         return Mutation.upsert(
@@ -48,7 +58,7 @@ public struct VectorImport {
           shareWith: tenants)
       }
       try store.commit(mutations)
-      report.vectors += count
+      report.vectors += range.count
       try progress(report.vectors, vectors.count)
     }
     return report

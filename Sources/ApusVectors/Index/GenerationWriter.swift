@@ -282,6 +282,11 @@ final class GenerationWriter: @unchecked Sendable {
 
   // MARK: training and tuning
 
+  /// Vectors of the tenant that has most, of those that are not offloaded.
+  var greatestSize: Int {
+    tenants.members.reduce(0) { offloaded[$1] == nil ? max($0, Int(root(of: $1).count)) : $0 }
+  }
+
   /// At most `limit` vectors, any as likely as another, as `[count, padded]` f32.
   func sample(_ limit: Int, seed: UInt64) -> (rows: [Float], count: Int) {
     var random = SplitMix64(state: seed)
@@ -308,11 +313,14 @@ final class GenerationWriter: @unchecked Sendable {
     var byClass: [Int: [TenantID]] = [:]
     for tenant in tenants {
       let count = root(of: tenant).count
-      if count > 0 && offloaded[tenant] == nil { byClass[PatienceTable.sizeClass(Int(count)), default: []].append(tenant) }
+      if count > 0 && offloaded[tenant] == nil {
+        byClass[PatienceTable.sizeClass(Int(count)), default: []].append(tenant)
+      }
     }
     var queries: [Int: [TuningQuery]] = [:]
-    func query(_ slot: UInt32, _ tenant: TenantID) -> TuningQuery {
-      TuningQuery(vector: generation.vector(at: slot), id: generation.ids[slot], tenant: tenant)
+    func query(_ population: TuningQuery.Population, _ slot: UInt32, _ tenant: TenantID) -> TuningQuery {
+      TuningQuery(
+        population: population, vector: generation.vector(at: slot), id: generation.ids[slot], tenant: tenant)
     }
     for (sizeClass, members) in byClass.sorted(by: { $0.key < $1.key }) {
       // Every tenant of the class in turn, from a random one on.
@@ -326,10 +334,11 @@ final class GenerationWriter: @unchecked Sendable {
         if i % 2 == 0 {
           if slots[tenant] == nil { slots[tenant] = forest.slots(root(of: tenant).root) }
           let own = slots[tenant]!
-          queries[sizeClass, default: []].append(query(own[Int(random.next() % UInt64(own.count))], tenant))
+          queries[sizeClass, default: []].append(
+            query(.own, own[Int(random.next() % UInt64(own.count))], tenant))
         } else {
           let slot = UInt32(random.next() % UInt64(slotCount))
-          if isAlive(slot) { queries[sizeClass, default: []].append(query(slot, tenant)) }
+          if isAlive(slot) { queries[sizeClass, default: []].append(query(.anybodys, slot, tenant)) }
         }
       }
     }

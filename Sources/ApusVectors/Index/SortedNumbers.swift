@@ -1,6 +1,7 @@
 /// A set of numbers that is always walked in ascending order.
 struct SortedNumbers: Sequence {
-  private var members: Set<UInt32> = []
+  /// For what needs no order.
+  private(set) var members: Set<UInt32> = []
 
   var count: Int { members.count }
   func contains(_ number: UInt32) -> Bool { members.contains(number) }

@@ -185,7 +185,7 @@ public final class VectorIndex: Sendable {
   }
 
   /// Of use only inside an epoch.
-  private func tuned(_ size: Int, _ target: Double?) -> (patience: Int, target: Double?) {
+  private func tuned(_ size: Int, _ target: Double?) -> (patience: Double, target: Double?) {
     let address = tuning.load(ordering: .sequentiallyConsistent)
     return Unmanaged<Tuning>.fromOpaque(UnsafeRawPointer(bitPattern: address)!)._withUnsafeGuaranteedRef {
       $0.table.patience(size: size, target: target)
@@ -199,7 +199,7 @@ public final class VectorIndex: Sendable {
   ) throws -> SearchResult? {
     search.search(
       view, filter: filter, among: among, in: generation, options: options, capacity: config.bufferCapacity
-    ) { size in options.patience ?? tuned(size, options.targetRecall).patience }
+    ) { size in options.patience.map(Double.init) ?? tuned(size, options.targetRecall).patience }
     var neighbours: [Neighbour] = []
     neighbours.reserveCapacity(search.best.entries.count)
     for entry in search.best.entries {
@@ -364,17 +364,19 @@ public final class VectorIndex: Sendable {
     let total = byClass.values.reduce(0) { $0 + $1.count }
     var done = 0
     let curves = try byClass.sorted { $0.key < $1.key }.map { sizeClass, queries in
-      var curve = RecallCurve()
+      var curves: [TuningQuery.Population: RecallCurve] = [:]
       for query in queries {
         if done % 32 == 0 { try progress(Double(done) / Double(total)) }
-        curve.add(try recallTrace(query, options))
+        curves[query.population, default: RecallCurve()].add(try recallTrace(query, options))
         done += 1
       }
-      return (sizeClass, curve)
+      return (sizeClass, curves)
     }
     try progress(1)
     return targets.reduce(PatienceTable()) { table, target in
-      let classes = Dictionary(uniqueKeysWithValues: curves.map { ($0, $1.patience(for: target)) })
+      // The target is for either kind of question.
+      let classes = Dictionary(
+        uniqueKeysWithValues: curves.map { ($0, $1.values.map { $0.patience(for: target) }.max() ?? 1) })
       return table.merged(with: PatienceTable(target: target, classes: classes))
     }
   }
@@ -404,8 +406,17 @@ public final class VectorIndex: Sendable {
 
   /// The patience that a search takes for a tenant of `size` vectors, and the recall that it was tuned for
   /// (`SearchOptions.targetRecall`).
-  public func patience(size: Int, targetRecall: Double? = nil) -> (patience: Int, target: Double?) {
+  public func patience(size: Int, targetRecall: Double? = nil) -> (patience: Double, target: Double?) {
     read { _, _ in tuned(size, targetRecall) }
+  }
+
+  /// Whether a tenant has grown beyond the sizes that searches were tuned for, so that their patience there is a guess.
+  /// O(tenants).
+  public var hasUntunedSizes: Bool {
+    writer.withLock { state in
+      guard let tuned = state.tuning.table.greatestTuned else { return false }
+      return state.writer.greatestSize >= 1 << (tuned + 1)
+    }
   }
 
   /// The recalls that searches were tuned for, the latest last.
@@ -454,7 +465,8 @@ public final class VectorIndex: Sendable {
   public var stats: VectorStats {
     writer.withLock { state in
       VectorStats(
-        vectors: state.writer.liveCount + state.writer.parked.count, deleted: state.writer.deadCount, tenants: state.writer.tenants.count,
+        vectors: state.writer.liveCount + state.writer.parked.count, deleted: state.writer.deadCount,
+        tenants: state.writer.tenants.count,
         grants: state.writer.grantCount, clusters: state.writer.generation.tree.nodeCount)
     }
   }

@@ -1,27 +1,39 @@
+#if canImport(Glibc)
+  import Glibc
+#elseif canImport(Darwin)
+  import Darwin
+#endif
+
 /// How patient a search must be for a recall and a tenant's size: recall at a fixed patience falls as tenants grow.
+///
+/// Patience is a fraction: from one list to the next recall rises by some hundredths, and a target lies between. Of all
+/// queries that share takes the longer search (`TreeSearch`).
 struct PatienceTable: Sendable {
-  static let standard = 32
+  static let standard = 32.0
 
   /// What tuning found for one target.
   private struct Tuned: Sendable {
     var target: Double
     /// Patience by size class, of the classes that had tenants.
-    var classes: [Int: Int]
+    var classes: [Int: Double]
     /// Of every class.
-    var patience: [Int]
+    var patience: [Double]
 
-    init(target: Double, classes: [Int: Int]) {
+    init(target: Double, classes: [Int: Double]) {
       self.target = target
       self.classes = classes
-      // Beyond the classes that were tuned: that of the nearest, doubled for each class above.
+      // Beyond the classes that were tuned: that of the nearest, raised for each class above.
       patience = (0...PatienceTable.greatestClass).map { own in
         guard let nearest = classes.keys.min(by: { (abs($0 - own), $0) < (abs($1 - own), $1) }) else {
           return PatienceTable.standard
         }
-        return classes[nearest]! << max(0, min(own - nearest, 8))
+        return classes[nearest]! * pow(PatienceTable.growth, Double(max(0, min(own - nearest, 8))))
       }
     }
   }
+
+  /// What a class of twice the size needs more, at a guess: 1.0 to 2.0 where it was measured.
+  private static let growth = 1.5
 
   /// A class is the tenants of 2ⁿ …< 2ⁿ⁺¹ vectors.
   private static let greatestClass = 31
@@ -30,10 +42,13 @@ struct PatienceTable: Sendable {
 
   init() {}
 
-  init(target: Double, classes: [Int: Int]) { tuned = [Tuned(target: target, classes: classes)] }
+  init(target: Double, classes: [Int: Double]) { tuned = [Tuned(target: target, classes: classes)] }
 
   /// In the order in which they were tuned.
   var targets: [Double] { tuned.map(\.target) }
+
+  /// The greatest class that the last tuning saw; nil before any.
+  var greatestTuned: Int? { tuned.last?.classes.keys.max() }
 
   static func sizeClass(_ size: Int) -> Int {
     size < 1 ? 0 : min(greatestClass, Int.bitWidth - 1 - size.leadingZeroBitCount)
@@ -41,7 +56,7 @@ struct PatienceTable: Sendable {
 
   /// The patience for a tenant of `size` vectors, and the recall that it was tuned for: the least that is not below
   /// `target`, or else the greatest; without `target` the one that was tuned last. Before any tuning the standard.
-  func patience(size: Int, target: Double?) -> (patience: Int, target: Double?) {
+  func patience(size: Int, target: Double?) -> (patience: Double, target: Double?) {
     guard let latest = tuned.last else { return (Self.standard, nil) }
     var best = latest
     if let target {
@@ -63,7 +78,10 @@ struct PatienceTable: Sendable {
 
   // MARK: as bytes
 
-  /// `[target f64][classes u8]{[class u8][patience u32]}` for each target; little endian.
+  private static let isFraction: UInt32 = 1 << 31
+
+  /// `[target f64][classes u8]{[class u8][patience u32]}` for each target; little endian. With bit 31 a patience is in
+  /// 1,024ths.
   func encoded() -> [UInt8] {
     var out: [UInt8] = []
     for one in tuned {
@@ -71,7 +89,8 @@ struct PatienceTable: Sendable {
       out.append(UInt8(one.classes.count))
       for (sizeClass, patience) in one.classes.sorted(by: { $0.key < $1.key }) {
         out.append(UInt8(sizeClass))
-        out.append(littleEndian: UInt32(patience))
+        out.append(
+          littleEndian: patience == patience.rounded() ? UInt32(patience) : Self.isFraction | UInt32(patience * 1024))
       }
     }
     return out
@@ -83,11 +102,12 @@ struct PatienceTable: Sendable {
     while reader.remaining > 0 {
       let target = Double(bitPattern: try reader.next(UInt64.self))
       guard target > 0, target <= 1 else { throw VectorError.corrupt("a target recall of \(target)") }
-      var classes: [Int: Int] = [:]
+      var classes: [Int: Double] = [:]
       for _ in 0..<(try reader.next(UInt8.self)) {
         let sizeClass = Int(try reader.next(UInt8.self))
-        let patience = Int(try reader.next(UInt32.self))
-        guard sizeClass <= Self.greatestClass, (1...Int(Int32.max)).contains(patience) else {
+        let word = try reader.next(UInt32.self)
+        let patience = word & Self.isFraction == 0 ? Double(word) : Double(word & ~Self.isFraction) / 1024
+        guard sizeClass <= Self.greatestClass, patience >= 1 else {
           throw VectorError.corrupt("patience \(patience) in class \(sizeClass)")
         }
         classes[sizeClass] = patience
@@ -116,20 +136,31 @@ struct RecallCurve {
     }
   }
 
-  /// The least patience whose recall reaches the target, or else that of the greatest recall.
-  func patience(for target: Double) -> Int {
+  /// The least patience whose recall is the target, between two whole ones by their recalls, in 1,024ths; or else that of the
+  /// greatest recall. At least 1.
+  func patience(for target: Double) -> Double {
+    let wanted = target * Double(wanted)
     var (hits, best) = (0, (hits: -1, patience: 1))
     for patience in 1..<max(2, gained.count) {
-      hits += patience < gained.count ? gained[patience] : 0
-      if Double(hits) >= target * Double(wanted) { return patience }
+      let more = patience < gained.count ? gained[patience] : 0
+      hits += more
+      if Double(hits) >= wanted {
+        guard patience > 1, more > 0 else { return Double(patience) }
+        let share = (wanted - Double(hits - more)) / Double(more)
+        return (max(1, Double(patience - 1) + share) * 1024).rounded(.up) / 1024
+      }
       if hits > best.hits { best = (hits, patience) }
     }
-    return best.patience
+    return Double(best.patience)
   }
 }
 
 /// A question that tuning asks: a stored vector, as a tenant that may or may not have it.
 struct TuningQuery {
+  /// Who asks: what tenants have is nearer to what else they have than to the rest, so that a search finds more for a
+  /// query of the first kind. Nobody knows what will be asked.
+  enum Population: CaseIterable { case own, anybodys }
+  var population: Population
   var vector: [Float]
   var id: VectorID
   var tenant: TenantID

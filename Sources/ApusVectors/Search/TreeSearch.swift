@@ -54,12 +54,12 @@ final class TreeSearch {
   /// Fills `best` with the nearest of what `view` shows and `filter` and `among` let through, as (raw distance, slot).
   func search(
     _ view: RightsView, filter: AccessFilter?, among: VectorIDSet?, in generation: Generation, options: SearchOptions,
-    capacity: Int, patience: (Int) -> Int
+    capacity: Int, patience: (Int) -> Double
   ) {
     self.among = among
     defer { self.among = nil }
     guard let filter else {
-      var rule = Patience(patience(among?.bound(view.count) ?? view.count))
+      var rule = Patience(whole(patience(among?.bound(view.count) ?? view.count)))
       search(view.roots, total: view.count, blocks: generation.blocks, in: generation, options: options, until: &rule)
       return
     }
@@ -67,8 +67,23 @@ final class TreeSearch {
     let bounded = AccessFilter.and([.or(view.tenants.map { .tenant($0) }), filter])
     var tree = FilteredTree(bounded, tenants: view.tenants, in: generation, capacity: capacity, slab: filtered)
     let root = tree.build(roots: view.allRoots)
-    var rule = Patience(patience(among?.bound(tree.count) ?? tree.count))
+    var rule = Patience(whole(patience(among?.bound(tree.count) ?? tree.count)))
     search([root], total: tree.count, blocks: filtered.view, in: generation, options: options, until: &rule)
+  }
+
+  /// A fraction is rounded up for that share of queries. Which ones, the query's codes say: the same query gives the same
+  /// answer.
+  private func whole(_ patience: Double) -> Int {
+    let floor = patience.rounded(.down)
+    if patience == floor { return Int(floor) }
+    let hash = codeRow.withUnsafeBytes { row in
+      stride(from: CodeLayout.codesOffset, to: row.count - 7, by: 8).reduce(UInt64(row.count)) { hash, at in
+        (hash ^ UInt64(littleEndian: row.loadUnaligned(fromByteOffset: at, as: UInt64.self)))
+          &* 0x9e37_79b9_7f4a_7c15 ^ hash >> 29
+      }
+    }
+    var generator = SplitMix64(state: hash)
+    return Int(floor) + (Double(generator.next() >> 11) < (patience - floor) * Double(1 << 53) ? 1 : 0)
   }
 
   /// What searches of every patience find of the nearest, as if the vector `id` were not there.

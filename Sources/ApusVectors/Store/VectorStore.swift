@@ -30,7 +30,7 @@ public final class VectorStore: Sendable {
     try create(path, config, layer: SystemFileLayer())
   }
 
-  static func create(_ path: String, _ config: VectorConfig, layer: any FileLayer) throws -> VectorStore {
+  package static func create(_ path: String, _ config: VectorConfig, layer: any FileLayer) throws -> VectorStore {
     let index = try VectorIndex(config)
     try StoreDirectory.create(path, layer: layer)
     index.spill(to: path)
@@ -50,7 +50,7 @@ public final class VectorStore: Sendable {
     try open(path, salvage: salvage, layer: SystemFileLayer(), replayed: replayed)
   }
 
-  static func open(
+  package static func open(
     _ path: String, salvage: Bool = false, layer: any FileLayer,
     replayed: (UInt64, Mutation) throws -> Void = { _, _ in }
   ) throws -> VectorStore {
@@ -184,6 +184,14 @@ public final class VectorStore: Sendable {
     let table = try index.tuned(
       targets: targets, options: options, queriesPerClass: queriesPerClass, seed: seed, progress: progress)
     try commit([.tuning(table.encoded())])
+  }
+
+  /// Tunes anew for the recalls of before when a tenant has grown beyond the sizes that were tuned; says whether it did.
+  @discardableResult
+  public func tuneIfGrown(progress: (Double) throws -> Void = { _ in }) throws -> Bool {
+    guard index.hasUntunedSizes else { return false }
+    try tune(targets: index.tunedTargets, progress: progress)
+    return true
   }
 
   /// Gives the memory of deleted vectors back; their bytes leave the disk with the next `checkpoint(erasing: true)`.

@@ -99,6 +99,8 @@ struct VectorsImportCommand: ParsableCommand {
     if train && store.index.stats.clusters == 1 && report.vectors > store.index.config.leafCapacity {
       try VectorsTrainCommand.train(store)
     }
+    let tuning = StepProgress("tuning for grown tenants")
+    if try store.tuneIfGrown(progress: { tuning.show(Int($0 * 1000), of: 1000) }) { tuning.finish() }
     try store.checkpoint()
     try store.close()
     let seconds = start.duration(to: .now).inSeconds
@@ -175,14 +177,14 @@ struct VectorsTuneCommand: ParsableCommand {
     for one in tuned { Terminal.write(String(format: "  %8.3f", one.targetRecall)) }
     for row in 0..<24 {
       Terminal.write(String(format: "\n%21d", 1 << row))
-      for one in tuned { Terminal.write(String(format: "  %8d", one.classes[row].patience)) }
+      for one in tuned { Terminal.write(String(format: "  %8.2f", one.classes[row].patience)) }
     }
     Terminal.write("\n")
   }
 
   private struct TuneRow: Encodable {
     var size: Int
-    var patience: Int
+    var patience: Double
   }
   private struct Tuned: Encodable {
     var targetRecall: Double
