@@ -114,20 +114,25 @@ private struct RecordedWriter: ClosableRPCWriterProtocol {
 
   func write(_ part: RPCResponsePart<GRPCNIOTransportBytes>) async throws {
     switch part {
-    case .metadata(var metadata):
-      metadata.addString(call.record.id, forKey: MetadataKey.requestID)
+    case .metadata(let metadata):
       hasHead.set()
-      try await base.write(.metadata(metadata))
+      try await base.write(.metadata(named(metadata)))
     case .message(let bytes):
       try await base.write(part)
       call.count(bytes.count)
-    case .status(let status, var metadata):
-      if !hasHead.isSet { metadata.addString(call.record.id, forKey: MetadataKey.requestID) }
+    case .status(let status, let metadata):
       var isSent = false
       defer { call.end(status.code == .ok && !isSent ? .cancelled : status.code, clientIsGone: !isSent) }
-      try await base.write(.status(status, metadata))
+      try await base.write(.status(status, hasHead.isSet ? metadata : named(metadata)))
       isSent = !clientIsGone()
     }
+  }
+
+  private func named(_ metadata: Metadata) -> Metadata {
+    var metadata = metadata
+    let id = call.record.id
+    if !id.isEmpty { metadata.addString(id, forKey: MetadataKey.requestID) }
+    return metadata
   }
 
   func write(contentsOf parts: some Sequence<RPCResponsePart<GRPCNIOTransportBytes>>) async throws {
