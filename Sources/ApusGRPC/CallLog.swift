@@ -32,7 +32,7 @@ public protocol CallLog: Sendable {
 
 /// The record of one call.
 public protocol CallRecord: Sendable {
-  /// The call's id: the client's own where it can stand in a log.
+  /// The call's id, empty for none: the client's own where it can stand in a log.
   var id: String { get }
   /// Who makes the call: the name of the key's owner, nil on a server without keys, and as which tenant it acts.
   func identify(keyOwner: String?, tenant: String)
@@ -45,11 +45,11 @@ public protocol CallRecord: Sendable {
 /// Keeps none.
 struct NoCallLog: CallLog {
   private struct Record: CallRecord {
-    let id: String
+    let id = ""
     func identify(keyOwner: String?, tenant: String) {}
     func during<T>(_ body: () async throws -> T) async throws -> T { try await body() }
     func end(_ end: CallEnd) {}
   }
 
-  func begin(_ call: CallHead) -> any CallRecord { Record(id: call.requestID ?? "") }
+  func begin(_ call: CallHead) -> any CallRecord { Record() }
 }

@@ -60,7 +60,8 @@ public final class CollectionServer: Sendable {
     // Whoever asks for the server's health needs no key.
     server = GRPCServer(
       transport: RecordedTransport(
-        base: http, log: calls ?? NoCallLog(), mark: mark, messageLimit: options.messageLimit),
+        base: http, log: calls ?? NoCallLog(), mark: mark, messageLimit: options.messageLimit,
+        departure: departure),
       services: [CollectionService(store: store, departure: departure), HealthService(departure: departure)],
       interceptorPipeline: [
         .apply(AccessInterceptor(policy: callers, logger: logger), to: .services([WireCollections.descriptor]))

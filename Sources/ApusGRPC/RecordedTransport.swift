@@ -11,6 +11,7 @@ struct RecordedTransport: ServerTransport {
   let mark: OversizeMark
   /// Bytes of a message.
   let messageLimit: Int
+  let departure: Departure
 
   func configure(context: GRPCServerContext) { base.configure(context: context) }
   func beginGracefulShutdown() { base.beginGracefulShutdown() }
@@ -31,7 +32,10 @@ struct RecordedTransport: ServerTransport {
       let recorded = RPCStream(
         descriptor: stream.descriptor, inbound: RPCAsyncSequence(wrapping: parts),
         outbound: RPCWriter<RPCResponsePart<Bytes>>.Closable(
-          wrapping: RecordedWriter(base: stream.outbound, call: call)))
+          wrapping: RecordedWriter(
+            base: stream.outbound, call: call,
+            // A server that leaves cancels calls too.
+            clientIsGone: { [departure] in context.cancellation.isCancelled && !departure.hasBegun })))
       await Call.$current.withValue(call) { await streamHandler(recorded, context) }
       call.end(.cancelled, clientIsGone: true)
     }
@@ -95,32 +99,40 @@ final class Call: Sendable {
 private struct RecordedWriter: ClosableRPCWriterProtocol {
   let base: RPCWriter<RPCResponsePart<GRPCNIOTransportBytes>>.Closable
   let call: Call
+  /// What is written for a client that has left may seem to be sent.
+  private let clientIsGone: @Sendable () -> Bool
   private let hasHead = Flag()
 
-  init(base: RPCWriter<RPCResponsePart<GRPCNIOTransportBytes>>.Closable, call: Call) {
+  init(
+    base: RPCWriter<RPCResponsePart<GRPCNIOTransportBytes>>.Closable, call: Call,
+    clientIsGone: @escaping @Sendable () -> Bool
+  ) {
     self.base = base
     self.call = call
+    self.clientIsGone = clientIsGone
   }
 
   func write(_ part: RPCResponsePart<GRPCNIOTransportBytes>) async throws {
     switch part {
-    case .metadata(var metadata):
-      metadata.addString(call.record.id, forKey: MetadataKey.requestID)
+    case .metadata(let metadata):
       hasHead.set()
-      try await base.write(.metadata(metadata))
+      try await base.write(.metadata(named(metadata)))
     case .message(let bytes):
       try await base.write(part)
       call.count(bytes.count)
-    case .status(let status, var metadata):
-      if !hasHead.isSet { metadata.addString(call.record.id, forKey: MetadataKey.requestID) }
-      do {
-        try await base.write(.status(status, metadata))
-        call.end(status.code, clientIsGone: false)
-      } catch {
-        call.end(status.code == .ok ? .cancelled : status.code, clientIsGone: true)
-        throw error
-      }
+    case .status(let status, let metadata):
+      var isSent = false
+      defer { call.end(status.code == .ok && !isSent ? .cancelled : status.code, clientIsGone: !isSent) }
+      try await base.write(.status(status, hasHead.isSet ? metadata : named(metadata)))
+      isSent = !clientIsGone()
     }
+  }
+
+  private func named(_ metadata: Metadata) -> Metadata {
+    var metadata = metadata
+    let id = call.record.id
+    if !id.isEmpty { metadata.addString(id, forKey: MetadataKey.requestID) }
+    return metadata
   }
 
   func write(contentsOf parts: some Sequence<RPCResponsePart<GRPCNIOTransportBytes>>) async throws {

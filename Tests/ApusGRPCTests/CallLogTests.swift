@@ -155,7 +155,19 @@ private final class Calls: CallLog {
           as WireHealthCheckResponse
       }
       #expect(unknown.code == .notFound)
-      #expect(try await calls.ended(4).allSatisfy(\.head.isProbe))
+      let (firsts, first) = AsyncStream.makeStream(of: Void.self)
+      let watch = Task {
+        try await served.client.serverStreaming(
+          request: ClientRequest(message: Self.health("")), descriptor: WireHealth.Method.Watch.descriptor,
+          serializer: ProtobufSerializer<WireHealthCheckRequest>(),
+          deserializer: ProtobufDeserializer<WireHealthCheckResponse>(), options: .defaults
+        ) { response in for try await _ in response.messages { first.yield() } }
+      }
+      for await _ in firsts { break }
+      watch.cancel()
+      _ = await watch.result
+      let all = try await calls.ended(5)
+      #expect(all.allSatisfy(\.head.isProbe) && all[4].end?.clientIsGone == true && all[4].end?.status == 1)
     }
   }
 

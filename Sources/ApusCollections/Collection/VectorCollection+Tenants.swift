@@ -21,9 +21,7 @@ extension VectorCollection {
       let tenant = try batch.tenant(name, path: "tenant")
       let (state, quotas) = (update.state ?? tenant.state, update.applied(to: tenant.quotas))
       if state != tenant.state || quotas != tenant.quotas {
-        try batch.append(
-          .settings(
-            id: tenant.id, state: state, quota: quotas.vectors, byteQuota: quotas.bytes, queryQuota: quotas.queries))
+        try batch.append(Self.settings(of: tenant, state, quotas))
       }
       // Offloading twice takes what was granted in between.
       if update.state == .offloaded {
@@ -45,6 +43,12 @@ extension VectorCollection {
 
   /// A compaction copies what lives: it must be worth its work.
   private static let deletedShare = 0.1
+
+  private static func settings(
+    of tenant: Tenant, _ state: TenantState, _ quotas: TenantQuotas
+  ) -> CatalogueChange {
+    .settings(id: tenant.id, state: state, quota: quotas.vectors, byteQuota: quotas.bytes, queryQuota: quotas.queries)
+  }
 
   /// The figures of a tenant, for itself or an administrator. Throws `notFound`.
   public func stats(of name: String, as principal: Principal) throws -> TenantStats {
@@ -103,8 +107,8 @@ extension VectorCollection {
   // MARK: leaving
 
   /// Forgets a tenant: its name, its rights, and the points that nobody else was granted. Points that it shared stay with
-  /// those who see them, without an owner. Throws `notFound`, and where an administrator has restricted the tenant, which
-  /// would come back without that, `inactive` or `forbidden` for itself.
+  /// those who see them, without an owner. A tenant that forgets itself does not shake off what an administrator has set:
+  /// its quotas stay with its name. Throws `notFound`, and `inactive` for itself.
   public func drop(_ name: String, as principal: Principal) throws {
     let tenant = try known(name, principal)
     try write { batch in
@@ -112,7 +116,6 @@ extension VectorCollection {
         throw CollectionError.notFound("the tenant")
       }
       try Self.checkActive(latest, unless: principal)
-      if latest.quotas != TenantQuotas() { try principal.requireAdmin("forget a tenant with quotas") }
       let visible = store.index.idsWithOffloaded(of: tenant.id)
       let own = try store.index.write { writer in
         try visible.filter { id in try writer.contains(id) && writer.tenants(of: id) == [tenant.id] }
@@ -122,6 +125,10 @@ extension VectorCollection {
         try batch.append(.setGroups(tenant: member.id, groups: member.groups.filter { $0 != tenant.id }))
       }
       try batch.append(.dropTenant(tenant.id))
+      if !principal.isAdmin && latest.quotas != TenantQuotas() {
+        let empty = try batch.tenant(name, path: "tenant")
+        try batch.append(Self.settings(of: empty, latest.state, latest.quotas))
+      }
     }
   }
 

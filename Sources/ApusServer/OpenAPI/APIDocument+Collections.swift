@@ -189,8 +189,7 @@ extension APIDocument {
         ]),
         .json(
           .object([.required("object", .constant("list")), .required("data", .array(of: .ref("Hit")))]),
-          "The best first.")
-      ),
+          "The best first."), errors: [409]),
       operation(
         .post, "/{collection}/scroll", "scrollPoints", "What the caller may see, a page at a time, the oldest first",
         [collection],

@@ -122,11 +122,30 @@ import Testing
     bench.uptime.advance(0.5)
     try bench.collection.admit(as: bench.a)
     #expect(throws: refusal) { try bench.collection.admit(as: bench.a) }
-    // To be forgotten does not help.
-    #expect(throws: CollectionError.forbidden("only an administrator may forget a tenant with quotas")) {
-      try bench.collection.drop("a", as: bench.a)
+  }
+
+  @Test func `a tenant that forgets itself keeps its quotas and nothing else`() throws {
+    let bench = try Bench()
+    let quotas = TenantQuotas(vectors: 1, bytes: 500, queries: 2)
+    try bench.collection.update(
+      "a", TenantUpdate(quota: .at(1), byteQuota: .at(500), queryQuota: .at(2), groups: ["team"]), as: Bench.admin)
+    try bench.collection.upsert([Point(1, vector: near, text: "word", shareWith: ["b"])], as: bench.a)
+    try bench.collection.admit(2, as: bench.a)
+    for round in 0..<2 {
+      try round == 0 ? bench.collection.drop("a", as: bench.a) : bench.collection.erase("a", as: bench.a)
+      let stats = try bench.collection.stats(of: "a", as: bench.a)
+      #expect(stats.quotas == quotas && stats.groups.isEmpty && stats.held == 0 && stats.bytes.total == 0)
+      #expect(throws: CollectionError.self) { try bench.collection.admit(as: bench.a) }
+      try bench.collection.upsert([Point(2, vector: near)], as: bench.a)
+      #expect(throws: CollectionError.self) { try bench.collection.upsert([Point(3, vector: near)], as: bench.a) }
     }
-    try bench.collection.drop("a", as: Bench.admin)
+    try bench.collection.verify()
+    try bench.collection.close()
+    let again = try bench.reopened()
+    #expect(try again.stats(of: "a", as: bench.a).quotas == quotas)
+    // An administrator forgets all of it.
+    try again.drop("a", as: Bench.admin)
+    #expect(throws: CollectionError.notFound("the tenant")) { try again.stats(of: "a", as: bench.a) }
   }
 
   @Test func `quotas and usage come back from the disk, from the log alone, and from a catalogue of before`() throws {

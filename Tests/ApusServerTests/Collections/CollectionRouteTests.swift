@@ -120,7 +120,7 @@ private final class CollectionHost: Sendable {
     #expect(
       try await host.send(.get, "/docs").text
         == #"{"object":"collection","name":"docs","dimension":4,"metric":"l2","quantizer":"rabitq","#
-        + #""embedding_model":"letters","indexed_fields":["lang"]}"#)
+        + #""embedding_model":"letters","embedding_weights":"1111","indexed_fields":["lang"]}"#)
     #expect(try await host.send(.get, "").json["data"]?.items?.count == 1)
     #expect(try await host.error(.delete, "/docs") == "403 forbidden -")
     #expect(try await host.send(.delete, "/docs", as: "admin").status == .ok)
