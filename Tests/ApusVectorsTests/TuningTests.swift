@@ -114,7 +114,7 @@ import Testing
     let index = try filled(.none, count: 6000, random: &random)
     let queries = (0..<400).map { _ in random.vector(12) }
     func lists(_ patience: Double) throws -> [Int] {
-      index.adopt(PatienceTable(target: 0.5, classes: [11: patience]))
+      index.adopt(PatienceTable(target: 0.5, classes: [12: patience]))
       return try queries.map {
         try index.search($0, as: 2, options: SearchOptions(targetRecall: 0.5, exactThreshold: 0)).lists
       }

@@ -140,7 +140,7 @@ nonisolated enum WireTenantState: SwiftProtobuf.Enum, Swift.CaseIterable {
   /// Nothing but administration is answered.
   case inactive // = 2
 
-  /// As inactive, and its memory may be given back.
+  /// As inactive, and out of memory until it is active or inactive again.
   case offloaded // = 3
   case UNRECOGNIZED(Int)
 

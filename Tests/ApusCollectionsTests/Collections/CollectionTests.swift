@@ -216,6 +216,57 @@ import Testing
     #expect(try again.search(Query(vector: near), as: bench.a).count == 1)
   }
 
+  @Test
+  func `an offloaded tenant is out of memory, its points still expire, are shared and deleted, and it comes back`()
+    throws
+  {
+    let bench = try Bench()
+    let docs = bench.collection
+    let points = (0..<300).map {
+      Point(.integer($0), vector: [Float($0), 1, 0, 0], text: "p\($0)", expiresAt: $0 == 7 ? 1100 : nil)
+    }
+    try docs.upsert(points, as: bench.a)
+    try docs.upsert([Point("b", vector: near, shareWith: ["a", "team"])], as: bench.b)
+    try docs.update("c", TenantUpdate(groups: ["team", "a"]), as: Bench.admin)
+    let memory = docs.store.index.memory
+    try docs.update("a", TenantUpdate(state: .offloaded), as: Bench.admin)
+    #expect(docs.store.index.memory.onDisk > 300 * 4 * 4)
+    #expect(docs.store.index.memory.vectors < memory.vectors / 100, "compacted: only b's is left")
+    let away = CollectionError.inactive(tenant: "a", state: .offloaded)
+    // Its members are not shown less than they may see.
+    #expect(throws: away) { try docs.search(Query(vector: near), as: bench.c) }
+    #expect(throws: away) { try docs.count(as: bench.c) }
+    #expect(throws: away) { try docs.get(.integer(3), of: "a", as: bench.c) }
+    #expect(throws: away) { try docs.export("a", as: Bench.admin) { _ in } }
+    #expect(try docs.search(Query(vector: near), as: bench.b).map(\.point.key) == ["b"])
+    let stats = try docs.stats(of: "a", as: Bench.admin)
+    #expect(stats.held == 301 && stats.visible == 301 && stats.state == .offloaded)
+    // An administrator's and the clock's work goes on.
+    try docs.delete([.integer(5)], of: "a", as: Bench.admin)
+    try docs.grant([.integer(6)], to: ["b"], of: "a", as: Bench.admin)
+    bench.clock.advance(200)
+    #expect(try docs.sweep() == 1)
+    #expect(try docs.revoke(["b"], from: ["a"], as: bench.b) == 1)
+    #expect(try docs.count(as: bench.b) == 2)
+    try docs.verify()
+    try docs.checkpoint()
+    try docs.close()
+    let again = try bench.reopened()
+    try again.verify()
+    #expect(throws: away) { try again.search(Query(vector: near), as: bench.a) }
+    try again.update("a", TenantUpdate(state: .active), as: Bench.admin)
+    #expect(again.store.index.memory.onDisk == 0)
+    #expect(try again.count(as: bench.a) == 298 && again.count(as: bench.c) == 299)
+    let query = Query(mode: .hybrid, vector: [42, 1, 0, 0], text: "p42")
+    #expect(try again.search(query, as: bench.a).first?.point.key == .integer(42))
+    // Gone while it is away: what it shared stays.
+    try again.update("a", TenantUpdate(state: .offloaded), as: Bench.admin)
+    try again.drop("a", as: Bench.admin)
+    try again.verify()
+    #expect(try again.count(as: bench.b) == 2 && again.stats(as: Bench.admin).vectors == 2)
+    try again.close()
+  }
+
   @Test func `an export holds what the tenant owns, and can be read back`() throws {
     let bench = try Bench()
     try bench.collection.upsert(

@@ -72,7 +72,8 @@ struct VectorsCreateCommand: ParsableCommand {
 
 struct VectorsImportCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "import", abstract: "Stores vectors from a file; the row number is the id.")
+    commandName: "import", abstract: "Stores vectors from a file; the row number is the id.",
+    discussion: "A store that was tuned is tuned anew when tenants outgrow the sizes that it was tuned for.")
 
   @OptionGroup var store: StoreOptions
   @Option(help: "The vectors.", completion: .file())
