@@ -8,15 +8,17 @@ struct PairedCalibration {
   private let original: LoadedModel
   private let compressed: LoadedModel
   private let groups: [LinearGroup]
+  private let exact: Bool
   private let threads: Int
   private let pool: ThreadPool
 
   /// Of both models only the layers up to those of `groups` run.
-  init(original: LoadedModel, compressed: LoadedModel, groups: [LinearGroup], threads: Int) throws {
+  init(original: LoadedModel, compressed: LoadedModel, groups: [LinearGroup], exact: Bool, threads: Int) throws {
     let depth = (groups.map(\.layer).max() ?? 0) + 1
     self.original = try original.prefix(layers: depth)
     self.compressed = try compressed.prefix(layers: depth)
     self.groups = groups
+    self.exact = exact
     self.threads = threads
     pool = ThreadPool(threads: threads)
   }
@@ -24,9 +26,9 @@ struct PairedCalibration {
   /// By group. `progress` gets the tokens so far.
   func run(_ corpus: Corpus, progress: (Int) -> Void) throws -> [String: ShiftedInputs] {
     let observer = PairObserver(pool)
-    let first = try SilentPass(original.tapped(groups) { observer.seeOriginal($1, $0) }, threads: threads, exact: false)
+    let first = try SilentPass(original.tapped(groups) { observer.seeOriginal($1, $0) }, threads: threads, exact: exact)
     let second = try SilentPass(
-      compressed.tapped(groups) { observer.seeShifted($1, $0) }, threads: threads, exact: false)
+      compressed.tapped(groups) { observer.seeShifted($1, $0) }, threads: threads, exact: exact)
     var next = 0
     var tokens = 0
     while next < corpus.sequences.count {

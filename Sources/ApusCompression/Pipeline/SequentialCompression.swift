@@ -18,11 +18,13 @@ public struct SequentialCompression {
   public var refits: Bool
   /// Draws refitted matrices towards the original ones: a share of the mean square of what the layer reads.
   public var ridge: Double
+  /// Calibrates on unpacked weights in f32, as `Calibration` does; else as the models will really run, which is quicker.
+  public var exact: Bool
   public var threads: Int?
 
   public init(
     _ model: LoadedModel, groups: [LinearGroup]? = nil, encoding: FactorEncoding = .f32, method: FactorMethod? = nil,
-    groupsAtOnce: Int = 1, refits: Bool = true, ridge: Double = 1e-2, threads: Int? = nil
+    groupsAtOnce: Int = 1, refits: Bool = true, ridge: Double = 1e-2, exact: Bool = false, threads: Int? = nil
   ) {
     precondition(groupsAtOnce > 0, "\(groupsAtOnce) groups at once")
     self.model = model
@@ -32,6 +34,7 @@ public struct SequentialCompression {
     self.groupsAtOnce = groupsAtOnce
     self.refits = refits
     self.ridge = ridge
+    self.exact = exact
     self.threads = threads
   }
 
@@ -49,7 +52,8 @@ public struct SequentialCompression {
       if !cut.isEmpty {
         let part = cut.map { groups[$0] }
         let moments = try PairedCalibration(
-          original: model, compressed: result.model, groups: part, threads: threads ?? ThreadPool.availableThreads
+          original: model, compressed: result.model, groups: part, exact: exact,
+          threads: threads ?? ThreadPool.availableThreads
         ).run(corpus) { tokens in
           progress(
             (Double(start) + Double(block.count) * Double(tokens) / Double(corpus.tokens)) / Double(groups.count))

@@ -316,7 +316,8 @@ import Testing
         }
       }
     }
-    #expect(kind { _ = try FactorCheckpoint(path: TestFolder().path) } == .missing)
+    let empty = TestFolder()
+    #expect(kind { _ = try FactorCheckpoint(path: empty.path) } == .missing)
     #expect(throws: ModelFileError.self) { try FactorCheckpoint(path: "/nowhere.safetensors") }
   }
 }

@@ -97,12 +97,12 @@ import Testing
     let choices = try compressor.ranks(ratio: 0.5, by: UniformAllocator())
     let once = try compressor.compressed(choices)
     // All layers in one pass are the same as no sequence.
-    let together = try SequentialCompression(model, groupsAtOnce: 8, refits: false, threads: 2)
+    let together = try SequentialCompression(model, groupsAtOnce: 8, refits: false, exact: true, threads: 2)
       .compressed(choices, on: corpus)
     let sequences = Corpus(text: text(40, seed: 13), for: model).sequences
     let perplexity = try ModelQuality.perplexity(once.model, sequences, threads: 2)
     #expect(try ModelQuality.perplexity(together.model, sequences, threads: 2) == perplexity)
-    let sequential = try SequentialCompression(model, groupsAtOnce: 4, refits: false, threads: 2)
+    let sequential = try SequentialCompression(model, groupsAtOnce: 4, refits: false, exact: true, threads: 2)
       .compressed(choices, on: corpus)
     #expect(sequential.groups.map(\.name) == compressor.groups.map(\.name))
     #expect(sequential.changes.replaced == once.changes.replaced)
