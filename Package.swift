@@ -181,7 +181,7 @@ let package = Package(
     .testTarget(name: "ApusModelsTests", dependencies: ["ApusModels"], exclude: ["Golden"]),
     .testTarget(
       name: "ApusCompressionTests",
-      dependencies: ["ApusCompression", "ApusCompute", "ApusKernels", "ApusModels", "ApusText"]),
+      dependencies: ["ApusCompression", "ApusCompute", "ApusKernels", "ApusModels", "ApusText", "TestSupport"]),
     .testTarget(
       name: "ApusEngineTests",
       dependencies: ["AllocationCounter", "ApusCompute", "ApusEngine", "ApusModels", "ApusText"]),

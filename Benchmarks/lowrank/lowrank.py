@@ -1,4 +1,5 @@
 """What run.py checks of low-rank models."""
+import glob
 import hashlib
 import json
 import os
@@ -245,19 +246,55 @@ def merge(arguments, work):
                          f"{cosines.min():.8f} of {len(texts)} texts")]}
 
 
+# MARK: decoders
+
+def prose():
+    """Paragraphs of Perl's manuals, as running text: (calibration, test), of other manuals each."""
+    files = sorted(set(glob.glob("/usr/share/perl/*/**/*.pod", recursive=True)), key=os.path.realpath)
+    if not files:
+        sys.exit("no manuals under /usr/share/perl: install Debian's perl")
+    random.Random(3).shuffle(files)
+    seen, test, rest = set(), [], []
+    for file in files:
+        part = []
+        for paragraph in Path(file).read_text("utf-8", "ignore").split("\n\n"):
+            if not paragraph.strip() or paragraph[0] in " \t=":
+                continue
+            for _ in range(3):
+                paragraph = re.sub(r"[BCFILSXEZ]<+ ?([^<>]*?) ?>+", r"\1", paragraph)
+            text = " ".join(paragraph.split())
+            if len(text) > 80 and text not in seen:
+                seen.add(text)
+                part.append(text)
+        (test if sum(map(len, test)) < 60_000 else rest).extend(part)
+    return rest, test
+
+
 @in_work
 def decoder(arguments, work):
-    model = "smollm2-135m"
-    rows = []
-    parts = [(0.9, "q8_0", ["--parts", "attention"]), (0.9, "q8_0", ["--parts", "feed-forward"])]
-    for ratio, encoding, options in parts + [(0.9, "q8_0", []), (0.8, "q8_0", []), (0.8, "q4_0", [])]:
-        name = f"{model}-{ratio}-{encoding}-{'-'.join(options[1:])}"
-        place = work.compressed(name, ratio, "--encoding", encoding, "--allocator", "uniform", *options, model=model)
-        said = work.json("verify", place, "--against", model, "--text", work.text("test"), "--tokens", 4096)
-        before = said["original_perplexity"]
-        rows.append([ratio, encoding, options[1] if options else "all", f"{said['perplexity']:.1f}",
-                     f"{said['perplexity'] / before:.2f}", f"{said['bytes'] / 1e6:.1f}",
-                     f"{said['original_bytes'] / 1e6:.1f}"])
-    common.table(["ratio", "encoding", "layers", f"perplexity (original {before:.1f})", "times", "MB", "original MB"],
-                 rows)
-    return {"rows": rows, "verdict": []}
+    learned, test = prose()
+    for name, lines in (("learned", learned), ("prose", test)):
+        work.text(name).write_text("\n".join(lines) + "\n")
+    rows, verdict = [], []
+    for model in ("smollm2-135m", "gemma-3-270m"):
+        statistics = work.path(f"{model}.stats")
+        work.run("calibrate", model, "--text", work.text("learned"), "--tokens", 16_384, "-o", statistics)
+        target = {"attention": 1.08, "feed-forward": 1.06}
+        for part in ("attention", "feed-forward", "all"):
+            for way, options in (("plain", ["--allocator", "uniform"]),
+                                 ("refitted", ["--allocator", "uniform", "--sequential", work.text("learned")]),
+                                 ("by sensitivity", ["--text", work.text("learned"), "--tokens", 1024])):
+                place = work.path(f"{model}-{part}-{way.replace(' ', '-')}.gguf")
+                only = [] if part == "all" else ["--parts", part]
+                done = work.json("compress", model, "--statistics", statistics, "--ratio", 0.9, "--encoding", "q8_0",
+                                 "-o", place, *only, *options)
+                said = work.json("verify", place, "--against", model, "--text", work.text("prose"), "--tokens", 6144)
+                times = said["perplexity"] / said["original_perplexity"]
+                rows.append([model, part, way, f"{done['ratio']:.3f}", f"{said['perplexity']:.2f}", f"{times:.3f}",
+                             f"{said['bytes'] / 1e6:.1f}", f"{said['original_bytes'] / 1e6:.1f}"])
+                if part in target and way == "by sensitivity":
+                    verdict.append((f"{model}, {part} at .9: perplexity ≤ {target[part]} times", times <= target[part],
+                                    f"{times:.3f}"))
+                os.remove(place)
+    common.table(["model", "layers", "factors", "ratio", "perplexity", "times", "MB", "original MB"], rows)
+    return {"rows": rows, "verdict": verdict}

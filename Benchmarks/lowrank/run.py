@@ -11,9 +11,10 @@ Checks, in this order with `all` (bars in brackets):
   speed     BERT-Base shapes of rank d/8, d/4, d/2: dense / streamed [≥ 2.2, 1.6, 1.05], streamed / at once
             [≤ 1.05]; MiniLM at ratio .5 against PyTorch dense
   merge     factors multiplied out, in sentence-transformers: cosine to the streamed model [≥ 0.99999]
-  decoder   smollm2-135m: perplexity and bytes by ratio and encoding
+  decoder   smollm2-135m and gemma-3-270m at ratio .9, plain, refitted layer by layer, and with ranks by sensitivity:
+            perplexity [≤ 1.08 times attention alone, 1.06 feed-forward alone] and bytes
 
-Texts are the noun glosses of Debian's wordnet-base; calibration and test share none. Needs Benchmarks/peers.sh ref.
+Texts are the noun glosses of Debian's wordnet-base, for decoders Perl's manuals; calibration and test share none. Needs Benchmarks/peers.sh ref.
 """
 import signal
 import sys

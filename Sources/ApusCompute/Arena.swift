@@ -16,6 +16,8 @@ public final class Arena {
   /// The most bytes that were in use since the last `resetHighWater`.
   public private(set) var highWater = 0
   public let isCounting: Bool
+  /// Gets the bytes in use after every change: for who draws memory over time.
+  public var onUse: ((Int) -> Void)?
   private var storage: HeapStorage?
   private let ledger: MemoryLedger?
 
@@ -63,6 +65,7 @@ public final class Arena {
       "the arena holds \(capacity) bytes, \(start) in use, \(size) asked: the plan was too small")
     used = start + size
     highWater = max(highWater, used)
+    onUse?(used)
     guard let storage else { return UnsafeMutableRawPointer(bitPattern: Self.alignment + start)! }
     ledger?.add(size, to: .transient)
     return storage.base + start
@@ -75,6 +78,7 @@ public final class Arena {
     precondition(mark.used <= used, "released to a mark that is not on the stack any more")
     ledger?.add(mark.used - used, to: .transient)
     used = mark.used
+    onUse?(used)
   }
 
   public func resetHighWater() { highWater = used }

@@ -11,6 +11,7 @@ extension CalibrationStatistics {
     static let model = "model_sha256"
     static let corpus = "corpus_sha256"
     static let tokens = "tokens"
+    static let lines = "line_hashes"
     static let count = ".count"
     static let sum = ".sum"
     static let absoluteSum = ".absolute_sum"
@@ -20,20 +21,21 @@ extension CalibrationStatistics {
   /// Numbers in a vector, at most: far above any model, and its square is no overflow.
   private static let largestSize = 1 << 20
 
-  /// Writes the statistics in one step: `path` holds the old file or the new one, never a part. Throws `file`.
-  public func write(to path: String) throws(CompressionError) {
-    var tensors: [SafetensorsWriter.Tensor] = []
+  /// Writes the statistics in one step: `path` holds the old file or the new one, never a part. Throws `ModelFileError`,
+  /// `unwritable`.
+  public func write(to path: String) throws(ModelFileError) {
+    var tensors: [SafetensorsEntry] = []
     for (name, input) in inputs.sorted(by: { $0.key < $1.key }) {
-      tensors.append(.init(name: name + Field.count, shape: [1], elements: [Double(input.count)]))
-      tensors.append(.init(name: name + Field.sum, shape: [input.size], elements: input.sum))
-      tensors.append(.init(name: name + Field.absoluteSum, shape: [input.size], elements: input.absoluteSum))
-      tensors.append(.init(name: name + Field.products, shape: [input.products.count], elements: input.products))
+      tensors.append(.init(name: name + Field.count, shape: [1], numbers: [Double(input.count)]))
+      tensors.append(.init(name: name + Field.sum, shape: [input.size], numbers: input.sum))
+      tensors.append(.init(name: name + Field.absoluteSum, shape: [input.size], numbers: input.absoluteSum))
+      tensors.append(.init(name: name + Field.products, shape: [input.products.count], numbers: input.products))
     }
-    try SafetensorsWriter.write(
+    try ModelFileWriter.safetensors(
       tensors,
       metadata: [
         Field.format: Field.formatName, Field.version: Field.currentVersion, Field.model: model, Field.corpus: corpus,
-        Field.tokens: String(tokens),
+        Field.tokens: String(tokens), Field.lines: lines.base64,
       ], to: path)
   }
 
@@ -65,6 +67,15 @@ extension CalibrationStatistics {
         expected: "a number of tokens")
     }
     self.tokens = tokens
+    // Files of earlier versions do not have them.
+    if let text = file.metadata[Field.lines] {
+      guard let lines = LineHashes(base64: text) else {
+        throw ModelFileError(
+          kind: .malformed, path: path, what: "metadata '\(Field.lines)'", seen: "\(text.count) letters",
+          expected: "hashes of 8 bytes in base64")
+      }
+      self.lines = lines
+    }
     let names = file.tensorNames.filter { $0.hasSuffix(Field.sum) }.map { String($0.dropLast(Field.sum.count)) }
     guard file.tensors.count == 4 * names.count else {
       throw ModelFileError(

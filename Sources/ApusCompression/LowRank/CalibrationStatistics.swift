@@ -12,6 +12,8 @@ public struct CalibrationStatistics: Sendable, Equatable {
   public let corpus: String
   /// Tokens of the corpus that the statistics hold.
   public var tokens = 0
+  /// Of the lines of that text that were read.
+  public internal(set) var lines = LineHashes()
   public internal(set) var inputs: [String: InputStatistics] = [:]
 
   /// Empty statistics of a model on a corpus.
@@ -54,6 +56,7 @@ public struct CalibrationStatistics: Sendable, Equatable {
       }
     }
     inputs = merged
+    lines.formUnion(other.lines)
     tokens += other.tokens
   }
 

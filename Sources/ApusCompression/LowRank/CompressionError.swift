@@ -14,6 +14,12 @@ public struct CompressionError: Error, Sendable, Equatable, CustomStringConverti
     case missing
     /// A rank, ratio, budget or other parameter outside its range.
     case parameter
+    /// A text to measure with that the model was fitted to.
+    case seenText
+    /// Tensors of a checkpoint whose layout is not known.
+    case layout
+    /// A file that runs code when it is read.
+    case pickle
     /// The file system refused.
     case file
   }

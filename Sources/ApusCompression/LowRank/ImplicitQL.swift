@@ -14,9 +14,14 @@ struct ImplicitQL {
   private var sweeps: [RotationSweep] = []
   private var coefficients: [Double] = []
   private let pool: ThreadPool
+  /// Half an ulp of the greatest row of T.
+  private let rounding: Double
 
   /// Sweeps that an eigenvalue may take; two are usual.
   private static let mostSweeps = 60
+  /// Sweeps after which an off-diagonal element that is rounding beside the whole matrix counts as nothing, though its
+  /// neighbours are as small: each sweep that reaches a large element makes such an error anew.
+  private static let patientSweeps = 12
   /// Numbers in a batch: 2 MB, far less than the panels that are read for it.
   private static let batchCoefficients = 1 << 18
   private static let width = RotationSweep.panelColumns
@@ -26,6 +31,7 @@ struct ImplicitQL {
     self.pool = pool
     diagonal = tridiagonal.diagonal
     offDiagonal = tridiagonal.offDiagonal
+    rounding = .ulpOfOne / 2 * zip(diagonal, offDiagonal).reduce(0) { max($0, abs($1.0) + abs($1.1)) }
     panels = Self.panels(of: tridiagonal.basis, pool)
     for l in diagonal.indices { try findEigenvalue(l) }
     flush()
@@ -56,10 +62,11 @@ struct ImplicitQL {
 
   /// Sweeps until the off-diagonal element at `l` is nothing beside its neighbours.
   private mutating func findEigenvalue(_ l: Int) throws(CompressionError) {
-    for _ in 0..<Self.mostSweeps {
+    for count in 0..<Self.mostSweeps {
+      let floor = count < Self.patientSweeps ? 0 : rounding
       var m = l
       while m + 1 < diagonal.count,
-        abs(offDiagonal[m]) > .ulpOfOne / 2 * (abs(diagonal[m]) + abs(diagonal[m + 1]))
+        abs(offDiagonal[m]) > max(floor, .ulpOfOne / 2 * (abs(diagonal[m]) + abs(diagonal[m + 1])))
       { m += 1 }
       if m == l { return }
       sweep(from: m, to: l)

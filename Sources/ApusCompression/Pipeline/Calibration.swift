@@ -1,4 +1,3 @@
-import ApusCompute
 import ApusKernels
 import ApusModels
 
@@ -6,19 +5,14 @@ import ApusModels
 public struct Calibration {
   public let model: LoadedModel
   public let groups: [LinearGroup]
-  private let options: RunnerOptions
+  private let threads: Int
   private let pool: ThreadPool
-  /// Tokens of a pass.
-  private static let batch = 2048
 
   public init(_ model: LoadedModel, groups: [LinearGroup]? = nil, threads: Int? = nil) {
     self.model = model
     self.groups = groups ?? LinearGroup.all(of: model)
-    let threads = threads ?? ThreadPool.availableThreads
-    options = RunnerOptions(
-      threads: threads, exact: true, contextLength: min(Corpus.window, model.contextLength),
-      maxBatchTokens: Self.batch)
-    pool = ThreadPool(threads: threads)
+    self.threads = threads ?? ThreadPool.availableThreads
+    pool = ThreadPool(threads: self.threads)
   }
 
   /// Adds the sequences of `corpus` that `statistics` has not seen. `checkpoint` gets what there is from time to time, and
@@ -33,30 +27,16 @@ public struct Calibration {
       seen += corpus.sequences[next].count
       next += 1
     }
+    statistics.lines.formUnion(corpus.lines)
     let observer = InputObserver(statistics, pool)
-    let observed = observer.observing(model, groups)
-    let runner = try ModelRunner(observed, options)
+    let pass = try SilentPass(model.tapped(groups) { observer.see($1, $0) }, threads: threads, exact: true)
     var kept = next
     while next < corpus.sequences.count {
-      var end = next
-      var tokens = 0
-      while end < corpus.sequences.count, end == next || tokens + corpus.sequences[end].count <= Self.batch {
-        tokens += corpus.sequences[end].count
-        end += 1
-      }
-      let sequences = Array(corpus.sequences[next..<end])
-      if model.isEncoder {
-        _ = try runner.embed(sequences)
-      } else {
-        for ids in sequences {
-          let sequence = try runner.makeSequence()
-          defer { runner.release(sequence) }
-          try runner.forward([ModelRunner.Input(sequence, ids, logits: .none)]) { _ in }
-        }
-      }
+      let range = corpus.pass(from: next)
+      try pass.run(Array(corpus.sequences[range]))
       try observer.throwFailure()
-      observer.statistics.tokens += tokens
-      next = end
+      observer.statistics.tokens += corpus.sequences[range].reduce(0) { $0 + $1.count }
+      next = range.upperBound
       progress(observer.statistics.tokens)
       if next - kept >= 64 {
         kept = next
@@ -68,7 +48,7 @@ public struct Calibration {
   }
 }
 
-/// What observed matrices have seen.
+/// What tapped matrices have seen.
 ///
 /// `@unchecked Sendable`: only the thread that runs the model touches it.
 private final class InputObserver: @unchecked Sendable {
@@ -81,49 +61,14 @@ private final class InputObserver: @unchecked Sendable {
     self.pool = pool
   }
 
-  /// The model with eyes on the first matrix of each group.
-  func observing(_ model: LoadedModel, _ groups: [LinearGroup]) -> LoadedModel {
-    let names = Dictionary(uniqueKeysWithValues: groups.map { ($0.members[0], $0.name) })
-    return model.with(
-      parameters: model.parameters.mapMatrices { spec, weight in
-        names[spec.path].map { ObservedWeight(weight, input: $0, self) } ?? weight
-      })
-  }
-
-  func see(_ x: Tensor, _ input: String) {
+  func see(_ rows: Matrix<Float>, _ input: String) {
     guard failure == nil else { return }
     do {
-      try statistics.add(Matrix(rows: x.rows, columns: x.columns, elements: x.floatArray()), to: input, on: pool)
+      try statistics.add(rows, to: input, on: pool)
     } catch {
       failure = error
     }
   }
 
   func throwFailure() throws { if let failure { throw failure } }
-}
-
-/// A matrix that shows its inputs.
-private struct ObservedWeight: Weight {
-  private let weight: any Weight
-  private let input: String
-  private let observer: InputObserver
-
-  init(_ weight: any Weight, input: String, _ observer: InputObserver) {
-    self.weight = weight
-    self.input = input
-    self.observer = observer
-  }
-
-  var rows: Int { weight.rows }
-  var columns: Int { weight.columns }
-  var byteCount: Int { weight.byteCount }
-  var form: String { weight.form }
-
-  func project(bias: Tensor?, into out: Tensor, _ run: inout LinearRun) {
-    // A plan runs over memory that is not there.
-    if !run.device.arena.isCounting { observer.see(run.x, input) }
-    weight.project(bias: bias, into: out, &run)
-  }
-
-  func gather(_ ids: Tensor, into out: Tensor, on device: any Device) { weight.gather(ids, into: out, on: device) }
 }

@@ -10,6 +10,9 @@ public struct CompressedModel {
     public var rank: Int?
     public var parameters: Int
     public var denseParameters: Int
+    /// As stored.
+    public var bytes: Int
+    public var denseBytes: Int
     /// Expected squared error of the outputs over the calibration text, of their energy.
     public var relativeLoss: Double
   }
@@ -20,7 +23,7 @@ public struct CompressedModel {
   /// Factors and changed biases, under their names in a file.
   public private(set) var changes = ModelChanges()
   private let encoding: FactorEncoding
-  private var weights: [String: LowRankWeight] = [:]
+  private var weights: [String: any Weight] = [:]
 
   init(model: LoadedModel, encoding: FactorEncoding) {
     self.model = model
@@ -32,10 +35,41 @@ public struct CompressedModel {
     Double(groups.reduce(0) { $0 + $1.parameters }) / Double(max(1, groups.reduce(0) { $0 + $1.denseParameters }))
   }
 
+  /// Why `ratio` is not the one that was asked for; nil when it is, to 1 %. Ranks are whole numbers of the encoding's blocks
+  /// and never above what a matrix has or what spares anything: a ratio may miss, but not in silence.
+  public func shortfall(asked: Double) -> String? {
+    guard abs(ratio - asked) > 0.01 else { return nil }
+    let least = encoding.rankMultiple
+    let reason = least > 1 ? "ranks are multiples of \(least) in \(encoding.rawValue)" : "no ranks come nearer"
+    let kept = groups.count { $0.rank == nil }
+    return String(format: "ratio %.3f instead of %.3f: ", ratio, asked) + reason
+      + (kept > 0 ? ", and \(kept) of \(groups.count) inputs are kept whole" : "")
+  }
+
+  /// Why the model did not get smaller; nil when it did.
+  public var growth: String? {
+    let (bytes, before) = groups.reduce(into: (0, 0)) { $0 = ($0.0 + $1.bytes, $0.1 + $1.denseBytes) }
+    guard bytes >= before else { return nil }
+    return String(
+      format: "the layers take %.1f MB, in the original %.1f: its numbers have fewer bits than the factors in ",
+      Double(bytes) / 1e6, Double(before) / 1e6) + encoding.rawValue
+  }
+
+  private func bytes(_ group: LinearGroup) -> Int {
+    group.members.reduce(0) { $0 + model.parameters.byteCount(of: $1) }
+  }
+
   mutating func keep(_ group: LinearGroup) {
     groups.append(
       Group(
-        name: group.name, rank: nil, parameters: group.parameters, denseParameters: group.parameters, relativeLoss: 0))
+        name: group.name, rank: nil, parameters: group.parameters, denseParameters: group.parameters,
+        bytes: bytes(group), denseBytes: bytes(group), relativeLoss: 0))
+  }
+
+  /// In the order of a pass, whatever the order in which they were made.
+  mutating func sortGroups(like names: [String]) {
+    let places = Dictionary(uniqueKeysWithValues: names.enumerated().map { ($1, $0) })
+    groups.sort { places[$0.name, default: 0] < places[$1.name, default: 0] }
   }
 
   mutating func replace(_ group: LinearGroup, by factors: LowRankFactors, loss: Double, energy: Double) throws {
@@ -64,8 +98,40 @@ public struct CompressedModel {
     groups.append(
       Group(
         name: group.name, rank: factors.rank, parameters: factors.parameters, denseParameters: group.parameters,
+        bytes: encoding.dtype.rowBytes(factors.parameters), denseBytes: bytes(group),
         relativeLoss: energy > 0 ? loss / energy : 0))
   }
+
+  /// Puts another whole matrix in place of a group's only one, and adds to its bias.
+  mutating func replaceWhole(
+    _ group: LinearGroup, by matrix: Matrix<Double>, bias correction: [Float]?, loss: Double, energy: Double
+  ) {
+    let (member, before) = (group.members[0], bytes(group))
+    let narrow = Matrix(rows: matrix.rows, columns: matrix.columns, elements: matrix.elements.map { Float($0) })
+    changeMatrix(member, to: narrow)
+    let path = LinearGroup.bias(of: member)
+    if let correction, let old = model.parameters.vector(path) {
+      changeVector(path, to: zip(old.floatArray(), correction).map(+))
+    }
+    groups.append(
+      Group(
+        name: group.name, rank: nil, parameters: group.parameters, denseParameters: group.parameters,
+        bytes: FactorEncoding.f32.dtype.rowBytes(narrow.elements.count), denseBytes: before,
+        relativeLoss: energy > 0 ? loss / energy : 0))
+  }
+
+  /// Puts other numbers in place of a matrix, whole and in f32.
+  mutating func changeMatrix(_ path: String, to matrix: Matrix<Float>) {
+    let tensor = Tensor(matrix.rows, matrix.columns, matrix.elements)
+    weights[path] = StoredWeight(tensor)
+    changes.replaced.insert(path)
+    changes.matrices[path] = NewTensor(
+      name: path, shape: [matrix.rows, matrix.columns], dtype: .f32,
+      content: .made(matrix.elements.withUnsafeBytes { Array($0) }))
+  }
+
+  /// Puts other numbers in place of a vector.
+  mutating func changeVector(_ path: String, to values: [Float]) { changes.vectors[path] = values }
 
   /// Goes on with what became of more groups: `other` began with this model.
   mutating func append(_ other: CompressedModel) {

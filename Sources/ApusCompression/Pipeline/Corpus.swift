@@ -1,6 +1,5 @@
 import ApusModels
 import ApusText
-import Crypto
 import Foundation
 
 /// Texts that a model is calibrated or measured with, as sequences of tokens.
@@ -8,6 +7,8 @@ public struct Corpus: Sendable {
   /// SHA-256 of the text's bytes, in hex.
   public var digest: String
   public var sequences: [[Int32]]
+  /// Of the lines that the sequences come from.
+  public private(set) var lines = LineHashes()
 
   public var tokens: Int { sequences.reduce(0) { $0 + $1.count } }
 
@@ -25,18 +26,15 @@ public struct Corpus: Sendable {
       throw CompressionError(
         kind: .file, what: "text '\(path)'", seen: "\(error.localizedDescription)", expected: "a text file")
     }
-    self.init(text: String(decoding: data, as: UTF8.self), digest: Self.digest(data), for: model, limit: limit)
+    self.init(
+      text: String(decoding: data, as: UTF8.self), digest: Digest.sha256([UInt8](data)), for: model, limit: limit)
     guard tokens > 0 else {
       throw CompressionError(kind: .parameter, what: "text '\(path)'", seen: "no tokens", expected: "a text")
     }
   }
 
   public init(text: String, for model: LoadedModel, limit: Int = .max) {
-    self.init(text: text, digest: Self.digest(Data(text.utf8)), for: model, limit: limit)
-  }
-
-  private static func digest(_ data: Data) -> String {
-    SHA256.hash(data: data).map { String(format: "%02x", $0) }.joined()
+    self.init(text: text, digest: Digest.sha256(Array(text.utf8)), for: model, limit: limit)
   }
 
   private init(text: String, digest: String, for model: LoadedModel, limit: Int) {
@@ -51,6 +49,7 @@ public struct Corpus: Sendable {
     if model.isEncoder {
       let options = EncodingOptions(maximumLength: model.contextLength)
       for line in text.split(separator: "\n") where left > 0 {
+        lines.formUnion(LineHashes(line))
         append(model.tokenizer.encode(String(line), options: options))
       }
     } else {
@@ -58,6 +57,9 @@ public struct Corpus: Sendable {
       for start in stride(from: 0, to: ids.count, by: Self.window) {
         append(ids[start..<min(start + Self.window, ids.count)])
       }
+      // The last line may be cut: it is not known again then.
+      let read = ids.prefix(limit).flatMap(model.tokenizer.bytes(of:))
+      lines = LineHashes(ids.count <= limit ? text : String(decoding: read, as: UTF8.self))
     }
   }
 }

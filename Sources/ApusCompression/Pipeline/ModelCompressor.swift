@@ -13,6 +13,8 @@ public struct ModelCompressor {
   public let groups: [LinearGroup]
   public let encoding: FactorEncoding
   private let directions: [OutputPCA]
+  /// What refitted matrices add to the biases of each group's members.
+  private let biasShifts: [[[Float]]?]
   private let pool: ThreadPool
 
   /// Finds the directions of every group's outputs.
@@ -22,6 +24,40 @@ public struct ModelCompressor {
   public init(
     _ model: LoadedModel, groups: [LinearGroup]? = nil, statistics: CalibrationStatistics, method: FactorMethod? = nil,
     encoding: FactorEncoding = .f32, threads: Int? = nil, progress: (Double) -> Void = { _ in }
+  ) throws {
+    try self.init(
+      model, groups, method, encoding, threads, statistics: { try statistics.statistics(of: $0) },
+      refit: { _, _, _ in nil },
+      progress)
+  }
+
+  /// The same for groups behind compressed layers; with `refitRidge`, the matrices are first fitted to give from what they
+  /// read now what they gave from what the original reads.
+  init(
+    _ model: LoadedModel, groups: [LinearGroup], shifted: [String: ShiftedInputs], refitRidge: Double?,
+    method: FactorMethod?, encoding: FactorEncoding, threads: Int?
+  ) throws {
+    func inputs(_ name: String) throws -> ShiftedInputs {
+      guard let result = shifted[name] else {
+        throw CompressionError(
+          kind: .missing, what: "input '\(name)'", seen: "no moments behind the compressed layers", expected: "some")
+      }
+      return result
+    }
+    let pool = ThreadPool(threads: threads ?? ThreadPool.availableThreads)
+    try self.init(
+      model, groups, method, encoding, threads, statistics: { try inputs($0).shifted },
+      refit: { name, matrices, isCentred in
+        try refitRidge.map { try inputs(name).refit(matrices, centred: isCentred, ridge: $0, on: pool) }
+      }, { _ in })
+  }
+
+  private init(
+    _ model: LoadedModel, _ groups: [LinearGroup]?, _ method: FactorMethod?, _ encoding: FactorEncoding,
+    _ threads: Int?,
+    statistics: (String) throws -> InputStatistics,
+    refit: (_ group: String, [Matrix<Float>], _ isCentred: Bool) throws -> ShiftedInputs.Refit?,
+    _ progress: (Double) -> Void
   ) throws {
     self.model = model
     self.encoding = encoding
@@ -34,13 +70,20 @@ public struct ModelCompressor {
     }
     self.groups = all
     var directions: [OutputPCA] = []
+    var biasShifts: [[[Float]]?] = []
     for group in all {
       let hasBias = group.members.allSatisfy { model.parameters.vector(LinearGroup.bias(of: $0)) != nil }
-      let metric = try (method ?? .outputPCA(centred: hasBias)).metric(for: statistics.statistics(of: group.name))
-      directions.append(try OutputPCA(of: try group.members.map(model.dense), in: metric, on: pool))
+      let method = method ?? .outputPCA(centred: hasBias)
+      let metric = try method.metric(for: try statistics(group.name))
+      var matrices = try group.members.map(model.dense)
+      let refit = try refit(group.name, matrices, method == .outputPCA(centred: true))
+      if let refit { matrices = refit.matrices }
+      biasShifts.append(refit?.biasShifts)
+      directions.append(try OutputPCA(of: matrices, in: metric, on: pool))
       progress(Double(directions.count) / Double(all.count))
     }
     self.directions = directions
+    self.biasShifts = biasShifts
   }
 
   /// λ of a group's outputs, descending.
@@ -78,11 +121,31 @@ public struct ModelCompressor {
       throw CompressionError(kind: .parameter, what: "ratio", seen: "\(ratio)", expected: "above 0, at most 1")
     }
     let budget = Int(ratio * Double(groups.reduce(0) { $0 + $1.parameters }))
+    let layers = layers(sensitivities)
+    let wanted = try allocator.ranks(for: layers, budget: budget)
     let multiple = encoding.rankMultiple
-    return try allocator.ranks(for: layers(sensitivities), budget: budget).map { choice in
+    if multiple == 1 { return wanted }
+    var choices = wanted.map { choice -> RankChoice in
       guard case .rank(let rank) = choice else { return .dense }
       return .rank(max(multiple, rank / multiple * multiple))
     }
+    // What rounding down gave back goes to those that lost most by it.
+    var left = budget - zip(choices, layers).reduce(0) { $0 + $1.0.parameters(of: $1.1) }
+    func lost(_ i: Int) -> Double {
+      guard case .rank(let rank) = wanted[i], case .rank(let got) = choices[i] else { return 0 }
+      return Double(rank - got) / layers[i].breakEven
+    }
+    for i in choices.indices.map({ (lost: lost($0), index: $0) }).sorted(by: {
+      ($1.lost, $0.index) < ($0.lost, $1.index)
+    })
+    .map(\.index) {
+      guard case .rank(let rank) = choices[i], rank + multiple <= layers[i].highestRank else { continue }
+      let cost = multiple * layers[i].parametersPerRank
+      guard cost <= left else { continue }
+      choices[i] = .rank(rank + multiple)
+      left -= cost
+    }
+    return choices
   }
 
   /// The model with these choices, and what became of each group.
@@ -98,7 +161,8 @@ public struct ModelCompressor {
       case .lowRank(let factors, let loss):
         // Fewer directions than were asked for: the rest of a block is zeros.
         try result.replace(
-          groups[i], by: factors.padded(to: encoding.rankMultiple), loss: loss, energy: directions[i].energy)
+          groups[i], by: factors.padded(to: encoding.rankMultiple).adding(biasShifts[i]), loss: loss,
+          energy: directions[i].energy)
       }
     }
     result.finish()
@@ -107,6 +171,14 @@ public struct ModelCompressor {
 }
 
 extension LowRankFactors {
+  /// The same with more to add to the biases.
+  func adding(_ shifts: [[Float]]?) -> LowRankFactors {
+    guard let shifts else { return self }
+    let corrections = biasCorrections ?? shifts.map { [Float](repeating: 0, count: $0.count) }
+    return LowRankFactors(
+      down: down, ups: ups, biasCorrections: zip(corrections, shifts).map { zip($0, $1).map(+) })
+  }
+
   /// The same product with a rank that is a multiple.
   func padded(to multiple: Int) -> LowRankFactors {
     let rank = (self.rank + multiple - 1) / multiple * multiple

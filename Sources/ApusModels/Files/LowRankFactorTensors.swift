@@ -31,10 +31,10 @@ struct LowRankFactorTensors {
 
   /// Nil when the file has no factors for the parameter. Throws `ModelFileError` for factors of wrong shapes.
   mutating func weight(_ spec: ParameterSpec) throws -> LowRankWeight? {
-    let upName = LowRankNames.up(spec.path)
-    guard source.contains(upName) else { return nil }
-    let own = LowRankNames.down(spec.path)
-    let downName = source.contains(own) ? own : LowRankNames.sharedDown(spec.path)
+    func stored(_ name: String) -> String? { SafetensorsTensor.storedNames(name).first(where: source.contains) }
+    guard let upName = stored(LowRankNames.up(spec.path)) else { return nil }
+    let shared = LowRankNames.sharedDown(spec.path)
+    let downName = stored(LowRankNames.down(spec.path)) ?? stored(shared) ?? shared
     let (up, down) = (try source.tensor(upName), try source.tensor(downName))
     guard !spec.path.hasPrefix("embedding."), up.shape.count == 2, up.shape[0] == spec.rows, up.shape[1] > 0 else {
       throw malformed(upName, up.shape, "[\(spec.rows), rank] of a matrix that is not a table of embeddings")

@@ -32,6 +32,17 @@ extension LoadedModel {
     }
   }
 
+  /// What `rewrite` noted in a model's file under `key`; nil when it has no such note. Throws `ModelFileError`.
+  public static func note(_ key: String, of model: URL) throws -> String? {
+    var isDirectory: ObjCBool = false
+    _ = FileManager.default.fileExists(atPath: model.path, isDirectory: &isDirectory)
+    if isDirectory.boolValue {
+      return try SafetensorsModel(directory: model.path).shards.lazy.compactMap { $0.metadata[key] }.first
+    }
+    let file = try GGUFFile(path: model.path)
+    return file.hasKey(key) ? try file.string(key) : nil
+  }
+
   private static func rewriteFolder(
     _ source: URL, _ changes: ModelChanges, _ metadata: [(key: String, value: String)], to target: URL
   ) throws {
@@ -76,8 +87,9 @@ extension LoadedModel {
     let gone = names(changes.replaced)
     let vectors = names(changes.vectors.keys)
     var tensors: [NewTensor] = []
-    let factors = Set(changes.matrices.keys.flatMap { [LowRankNames.up($0), LowRankNames.down($0)] })
-      .union(changes.matrices.keys.map(LowRankNames.sharedDown))
+    let factors = Set(
+      changes.matrices.keys.flatMap { [LowRankNames.up($0), LowRankNames.down($0), LowRankNames.sharedDown($0)] }
+        .flatMap(SafetensorsTensor.storedNames))
     // Numbers 0, 1, 2, …, in a kind that Apus does not write and nobody reads.
     for name in source.tensorNames
     where gone[name] == nil && !factors.contains(name) && !name.hasSuffix("position_ids") {

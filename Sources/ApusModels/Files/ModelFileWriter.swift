@@ -1,38 +1,83 @@
 import Foundation
 import KernelInterface
 
+/// A tensor of a safetensors file in any of the format's types.
+package struct SafetensorsEntry {
+  package var name: String
+  /// `F32`, `F64`, `U8` …
+  package var typeName: String
+  /// Row-major.
+  package var shape: [Int]
+  package var byteCount: Int
+  /// Calls its argument with the elements.
+  package var withBytes: ((UnsafeRawBufferPointer) throws -> Void) throws -> Void
+
+  package init(
+    name: String, typeName: String, shape: [Int], byteCount: Int,
+    withBytes: @escaping ((UnsafeRawBufferPointer) throws -> Void) throws -> Void
+  ) {
+    self.name = name
+    self.typeName = typeName
+    self.shape = shape
+    self.byteCount = byteCount
+    self.withBytes = withBytes
+  }
+
+  /// A tensor of F64.
+  package init(name: String, shape: [Int], numbers: [Double]) {
+    self.init(name: name, typeName: "F64", shape: shape, byteCount: 8 * numbers.count) { body in
+      try numbers.withUnsafeBytes(body)
+    }
+  }
+}
+
 /// Writes model files that appear under their names only when they are whole and on the disk.
 public enum ModelFileWriter {
-  /// A safetensors file; its kinds of numbers are f32, f16 and bf16.
+  /// A safetensors file. Dense kinds are stored as what they are; rows of blocks as U8 under a name that ends in their kind,
+  /// as `SafetensorsTensor` reads them.
   ///
   /// Throws `ModelFileError`: `unsupported` for another kind, `unwritable` when the disk refuses.
   public static func safetensors(
     _ tensors: [NewTensor], metadata: [String: String] = [:], to path: String
   ) throws(ModelFileError) {
-    var entries: [String: Any] = metadata.isEmpty ? [:] : ["__metadata__": metadata]
-    var offset = 0
+    var entries: [SafetensorsEntry] = []
     for tensor in tensors {
-      guard let type = [.f32: "F32", .f16: "F16", .bf16: "BF16"][tensor.dtype] as String? else {
+      guard let stored = SafetensorsTensor.stored(tensor.name, tensor.shape, tensor.dtype) else {
         throw ModelFileError(
           kind: .unsupported, path: path, what: "tensor '\(tensor.name)'", seen: tensor.dtype.name,
-          expected: "F32, F16 or BF16 in a safetensors file")
+          expected: "F32, F16, BF16, Q8_0 or Q4_0 in a safetensors file")
       }
-      entries[tensor.name] = [
-        "dtype": type, "shape": tensor.shape, "data_offsets": [offset, offset + tensor.byteCount],
+      entries.append(
+        SafetensorsEntry(
+          name: stored.name, typeName: stored.typeName, shape: stored.shape, byteCount: tensor.byteCount,
+          withBytes: { try tensor.withBytes($0) }))
+    }
+    try safetensors(entries, metadata: metadata, to: path)
+  }
+
+  /// A safetensors file of any types. Throws `ModelFileError`, `unwritable` when the disk refuses.
+  package static func safetensors(
+    _ entries: [SafetensorsEntry], metadata: [String: String] = [:], to path: String
+  ) throws(ModelFileError) {
+    var members: [String: Any] = metadata.isEmpty ? [:] : ["__metadata__": metadata]
+    var offset = 0
+    for entry in entries {
+      members[entry.name] = [
+        "dtype": entry.typeName, "shape": entry.shape, "data_offsets": [offset, offset + entry.byteCount],
       ]
-      offset += tensor.byteCount
+      offset += entry.byteCount
     }
     var header: [UInt8]
     do {
       header = Array(
-        try JSONSerialization.data(withJSONObject: entries, options: [.sortedKeys, .withoutEscapingSlashes]))
+        try JSONSerialization.data(withJSONObject: members, options: [.sortedKeys, .withoutEscapingSlashes]))
     } catch {
       throw ModelFileError(
         kind: .malformed, path: path, what: "the header", seen: "\(error)", expected: "names and texts that JSON holds")
     }
     while header.count % 8 != 0 { header.append(UInt8(ascii: " ")) }
     let length = withUnsafeBytes(of: UInt64(header.count).littleEndian) { Array($0) }
-    try write(length + header, tensors, alignment: 1, to: path)
+    try write(length + header, alignment: 1, to: path, entries.map { ($0.byteCount, $0.withBytes) })
   }
 
   /// A GGUF file with all that `file` says about itself, `metadata` added, and these tensors.
@@ -74,34 +119,31 @@ public enum ModelFileWriter {
       offset = (offset + tensor.byteCount + alignment - 1) / alignment * alignment
     }
     while header.count % alignment != 0 { header.append(0) }
-    try write(header, tensors, alignment: alignment, to: path)
+    try write(
+      header, alignment: alignment, to: path,
+      tensors.map { tensor in (tensor.byteCount, { try tensor.withBytes($0) }) })
   }
 
+  private typealias Part = (byteCount: Int, withBytes: ((UnsafeRawBufferPointer) throws -> Void) throws -> Void)
+
   private static func write(
-    _ header: [UInt8], _ tensors: [NewTensor], alignment: Int, to path: String
+    _ header: [UInt8], alignment: Int, to path: String, _ parts: [Part]
   ) throws(ModelFileError) {
-    let draft = path + ".part"
+    let draft = "\(path).part-\(ProcessInfo.processInfo.processIdentifier)-\(UInt32.random(in: 0...UInt32.max))"
     do {
-      try Data().write(to: URL(filePath: draft))
-      let file = try FileHandle(forWritingTo: URL(filePath: draft))
-      defer { try? file.close() }
-      try file.write(contentsOf: header)
-      for tensor in tensors {
-        try tensor.withBytes { bytes in
-          guard let base = bytes.baseAddress else { return }
-          try file.write(
-            contentsOf: Data(
-              bytesNoCopy: UnsafeMutableRawPointer(mutating: base), count: bytes.count, deallocator: .none))
-        }
-        let rest = tensor.byteCount % alignment
-        if rest > 0 { try file.write(contentsOf: [UInt8](repeating: 0, count: alignment - rest)) }
+      let file = try OutputFile(path: draft, keeping: 0)
+      try header.withUnsafeBytes { try file.write($0) }
+      for part in parts {
+        try part.withBytes { try file.write($0) }
+        let rest = part.byteCount % alignment
+        if rest > 0 { try [UInt8](repeating: 0, count: alignment - rest).withUnsafeBytes { try file.write($0) } }
       }
       try file.synchronize()
-      guard rename(draft, path) == 0 else { throw POSIXError(POSIXErrorCode(rawValue: errno) ?? .EIO) }
+      try FileSystem.publish(draft, as: path)
     } catch {
-      try? FileManager.default.removeItem(atPath: draft)
+      try? FileSystem.remove(draft)
       throw ModelFileError(
-        kind: .unwritable, path: path, what: "the file", seen: "\(error)",
+        kind: .unwritable, path: path, what: "the file", seen: "\((error as? ModelStoreError)?.seen ?? "\(error)")",
         expected: "a place that can be written, with room")
     }
   }

@@ -10,6 +10,10 @@ public struct SafetensorsTensor: Sendable, Equatable {
   /// The bytes in the file.
   public let range: Range<Int>
 
+  /// The format has no block-quantised types. Rows of GGUF's blocks are stored as U8 `[rows, bytes of a row]` under a name
+  /// that ends in their kind, e.g. `layers.0.feedForward.up.factor.up.q8_0`.
+  private static let blockKinds: [(suffix: String, dtype: DType)] = [(".q8_0", .q8_0), (".q4_0", .q4_0)]
+
   /// Nil when Apus doesn't compute with the type.
   public var dtype: DType? {
     switch typeName {
@@ -17,9 +21,29 @@ public struct SafetensorsTensor: Sendable, Equatable {
     case "F16": .f16
     case "BF16": .bf16
     case "I32": .i32
+    case "U8" where shape.count == 2:
+      Self.blockKinds.first { name.hasSuffix($0.suffix) && shape[1] % $0.dtype.blockBytes == 0 }?.dtype
     default: nil
     }
   }
+
+  /// Row-major, in elements of `dtype`.
+  var elementShape: [Int] {
+    guard let dtype, dtype.blockElements > 1 else { return shape }
+    return [shape[0], shape[1] / dtype.blockBytes * dtype.blockElements]
+  }
+
+  /// How a tensor of a kind is stored; nil for kinds that a safetensors file does not get.
+  static func stored(
+    _ name: String, _ shape: [Int], _ dtype: DType
+  ) -> (name: String, typeName: String, shape: [Int])? {
+    if let type = [.f32: "F32", .f16: "F16", .bf16: "BF16"][dtype] as String? { return (name, type, shape) }
+    guard let kind = blockKinds.first(where: { $0.dtype == dtype }), shape.count == 2 else { return nil }
+    return (name.hasSuffix(kind.suffix) ? name : name + kind.suffix, "U8", [shape[0], dtype.rowBytes(shape[1])])
+  }
+
+  /// The names under which a tensor may be stored.
+  static func storedNames(_ name: String) -> [String] { [name] + blockKinds.map { name + $0.suffix } }
 }
 
 /// A safetensors file, mapped and read where it lies.
@@ -95,7 +119,7 @@ public final class SafetensorsFile: TensorSource {
         offset: info.range.lowerBound, seen: "type \(info.typeName)", expected: "one of F32, F16, BF16, I32")
     }
     return RawTensor(
-      name: name, shape: info.shape, dtype: dtype, offset: info.range.lowerBound, byteCount: info.range.count,
+      name: name, shape: info.elementShape, dtype: dtype, offset: info.range.lowerBound, byteCount: info.range.count,
       owner: file)
   }
 }

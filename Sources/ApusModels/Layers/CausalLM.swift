@@ -6,7 +6,7 @@ public protocol ModelConfig: ConfigNode {
   var vocabulary: Int { get }
   /// The most tokens of one sequence.
   var contextLength: Int { get }
-  var layers: [any BlockConfig] { get }
+  var layers: [any BlockConfig] { get set }
   func make(_ b: Builder) throws -> any Model
 }
 

@@ -162,7 +162,7 @@ public final class LoadedModel: Sendable {
 
 extension Tensor {
   /// The elements where they lie in the mapped file.
-  init(_ raw: RawTensor) {
+  package init(_ raw: RawTensor) {
     let rows = raw.shape.count > 1 ? raw.shape.dropLast().reduce(1, *) : 1
     self.init(
       dtype: raw.dtype, rows: rows, columns: raw.shape.last ?? 1,

@@ -278,21 +278,41 @@ public final class ModelRunner {
     return results
   }
 
-  /// Bytes of transient memory that an encoder's pass over sequences of these lengths needs, to the byte.
-  public func plan(encoding lengths: [Int]) throws -> Int {
-    guard model.isEncoder else { throw RunnerError.notAnEncoder(model.name) }
+  /// Bytes of transient memory that a pass over whole sequences of these lengths needs, to the byte: an encoder's, or a
+  /// decoder's prefill with the logits of each last token. `onUse` gets the bytes in use after every change.
+  public func plan(_ lengths: [Int], onUse: ((Int) -> Void)? = nil) throws -> Int {
     var batch = Batch()
     for (sequence, length) in lengths.enumerated() {
       guard length > 0 else { throw RunnerError.emptyInput }
-      guard length <= model.contextLength else {
-        throw RunnerError.contextOverflow(tokens: length, contextLength: model.contextLength)
-      }
+      let limit = model.isEncoder ? model.contextLength : contextLength
+      guard length <= limit else { throw RunnerError.contextOverflow(tokens: length, contextLength: limit) }
       batch.append(sequence: sequence, rows: length, firstPosition: 0)
     }
     let planner = PlanningDevice(precision: precision)
+    planner.arena.onUse = onUse
     let ids = [Int32](repeating: 0, count: batch.rows)
-    encode(ids, batch, TransientKVStore(), on: planner) { _ in }
+    if model.isEncoder {
+      encode(ids, batch, TransientKVStore(), on: planner) { _ in }
+    } else {
+      let outputs = batch.segments.map { Int32($0.rows.upperBound - 1) }
+      run(ids, outputs, batch, .prefill, KeptElsewhere(), on: planner) { _ in }
+    }
     return planner.arena.highWater
+  }
+
+  /// Keys and values that lie in no transient memory, as in every store that keeps them.
+  private final class KeptElsewhere: KVStore {
+    func attend(
+      layer: Int, q: Tensor, k: Tensor, v: Tensor, _ form: AttentionForm, _ batch: Batch, into out: Tensor,
+      on device: any Device
+    ) {}
+  }
+
+  /// Runs `body`, whose passes tell `onUse` the bytes of transient memory in use after every change.
+  public func recordingMemory<R>(_ onUse: @escaping (Int) -> Void, _ body: () throws -> R) rethrows -> R {
+    device.arena.onUse = onUse
+    defer { device.arena.onUse = nil }
+    return try body()
   }
 
   private func check(_ ids: [Int32]) throws {

@@ -9,7 +9,7 @@ import Crypto
 #endif
 
 /// SHA-256 of files, in lower-case hex as everywhere in the store.
-enum Digest {
+package enum Digest {
   static func hex(_ bytes: some Sequence<UInt8>) -> String {
     let digits = Array("0123456789abcdef".utf8)
     var result: [UInt8] = []
@@ -54,5 +54,5 @@ enum Digest {
 }
 
 extension Digest {
-  static func sha256(_ bytes: [UInt8]) -> String { bytes.withUnsafeBytes { sha256($0) } }
+  package static func sha256(_ bytes: [UInt8]) -> String { bytes.withUnsafeBytes { sha256($0) } }
 }

@@ -91,6 +91,11 @@ enum Format {
     return unit == 0 ? "\(count) B" : "\(number(value)) \(units[unit])"
   }
 
+  /// Bytes as MB.
+  static func megabytes(_ count: Int, decimals: Int = 1) -> String {
+    String(format: "%.\(decimals)f", Double(count) / 1e6)
+  }
+
   /// Three digits.
   static func number(_ x: Double) -> String {
     String(format: abs(x) < 10 ? "%.2f" : abs(x) < 100 ? "%.1f" : "%.0f", x)

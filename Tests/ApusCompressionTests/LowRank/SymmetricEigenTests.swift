@@ -80,6 +80,28 @@ import Testing
     }
   }
 
+  @Test(arguments: [90, 192, 260])
+  func `moments of few different vectors, all rounding but for a few directions, are solved`(n: Int) throws {
+    let seed: UInt64 = 79
+    print("seed \(seed)")
+    var random = TestRandom(seed: seed)
+    for few in [2, 11, 34] {
+      // As words that come again and again give them, about their mean.
+      let words = random.matrix(few, n)
+      var rows = Matrix<Double>(zeros: 400, n)
+      for i in 0..<400 {
+        let word = Int(random.next() % UInt64(few))
+        for j in 0..<n { rows[i, j] = Double(Float(words[word, j])) }
+      }
+      var moment = rows.multiplied(by: rows, transposeSelf: true, on: testPool)
+      let mean = (0..<n).map { j in (0..<400).reduce(0.0) { $0 + rows[$1, j] } / 400 }
+      for i in 0..<n { for j in 0..<n { moment[i, j] = moment[i, j] / 400 - mean[i] * mean[j] } }
+      let eigen = try SymmetricEigen(moment, on: testPool)
+      #expect(eigen.vectors.departureFromOrthonormal(on: testPool) < 1e-10)
+      #expect(eigen.reassembled(on: testPool).minus(moment).greatest < 1e-12 * moment.greatest, "\(few) of \(n)")
+    }
+  }
+
   @Test func `zero, diagonal, tridiagonal and one by one matrices are solved exactly`() throws {
     let zero = try SymmetricEigen(Matrix(zeros: 40, 40), on: testPool)
     #expect(zero.values == Array(repeating: 0, count: 40))

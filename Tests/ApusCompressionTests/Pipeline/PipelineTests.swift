@@ -7,74 +7,10 @@ import Testing
 @testable import ApusCompression
 @testable import ApusModels
 
-/// Ids are bytes.
-private struct Letters: Tokenizer {
-  var vocabularySize: Int { 256 }
-  var specialTokens: SpecialTokens { SpecialTokens() }
-  var decodingStyle: DecodingStyle { .plain }
-  func encode(_ text: String, options: EncodingOptions) -> [Int32] { text.utf8.map { Int32($0) } }
-  func bytes(of id: Int32) -> [UInt8] { [UInt8(truncatingIfNeeded: id)] }
-  func kind(of id: Int32) -> TokenKind { .normal }
-}
-
 @Suite struct PipelineTests {
-  private static let pool = ThreadPool(threads: 2)
-
-  private func model(_ config: any ModelConfig, seed: UInt64) throws -> LoadedModel {
-    var random = TestRandom(seed: seed)
-    return try LoadedModel(name: "random", architecture: "test", config: config, tokenizer: Letters()) { specs in
-      try Parameters(
-        specs,
-        matrix: { spec in
-          let scale = 2 / Float(spec.columns).squareRoot()
-          return StoredWeight(
-            Tensor(
-              spec.rows, spec.columns,
-              (0..<spec.rows * spec.columns).map { _ in Float.random(in: -scale...scale, using: &random) }))
-        },
-        vector: { spec in
-          Tensor(1, spec.columns, (0..<spec.columns).map { _ in 1 + Float.random(in: -0.1...0.1, using: &random) })
-        })
-    }
-  }
-
-  private func encoder() throws -> LoadedModel {
-    var config = TextEncoder()
-    config.dim = 64
-    config.vocabulary = 256
-    config.contextLength = 128
-    var attention = Attention(heads: 4, kvHeads: 4, headDim: 16, qkv: LinearQKV(bias: true))
-    attention.mask = .bidirectional
-    attention.outputBias = true
-    config.layers = Array(
-      repeating: Block(
-        attention: attention, feedForward: FeedForward(hidden: 96, activation: .geluErf, gated: false, bias: true),
-        residual: PostNorm()), count: 2)
-    return try model(config, seed: 3)
-  }
-
-  private func decoder() throws -> LoadedModel {
-    var config = CausalLM()
-    config.dim = 64
-    config.vocabulary = 256
-    config.contextLength = 1024
-    config.layers = Array(
-      repeating: Block(
-        attention: Attention(
-          heads: 4, kvHeads: 2, headDim: 16, qkv: RoPE(LinearQKV(), theta: 1e4, pairing: .halfSplit)),
-        feedForward: FeedForward(hidden: 96)), count: 2)
-    return try model(config, seed: 4)
-  }
-
-  /// Lines of words.
-  private func text(_ lines: Int, seed: UInt64) -> String {
-    var random = TestRandom(seed: seed)
-    let words = ["swift", "bird", "wing", "nest", "sky", "cliff", "insect", "sleep", "fly", "far"]
-    return (0..<lines).map { _ in
-      (0..<Int.random(in: 2...14, using: &random)).map { _ in words.randomElement(using: &random)! }
-        .joined(separator: " ")
-    }.joined(separator: "\n")
-  }
+  private func encoder() throws -> LoadedModel { try RandomModel.encoder(seed: 3) }
+  private func decoder() throws -> LoadedModel { try RandomModel.decoder(seed: 4) }
+  private func text(_ lines: Int, seed: UInt64) -> String { RandomModel.text(lines, seed: seed) }
 
   private func calibrated(_ model: LoadedModel, _ corpus: Corpus) throws -> CalibrationStatistics {
     var statistics = CalibrationStatistics(model: "m", corpus: corpus.digest)
@@ -161,11 +97,13 @@ private struct Letters: Tokenizer {
     let choices = try compressor.ranks(ratio: 0.5, by: UniformAllocator())
     let once = try compressor.compressed(choices)
     // All layers in one pass are the same as no sequence.
-    let together = try SequentialCompression(model, layersAtOnce: 2, threads: 2).compressed(choices, on: corpus)
+    let together = try SequentialCompression(model, groupsAtOnce: 8, refits: false, exact: true, threads: 2)
+      .compressed(choices, on: corpus)
     let sequences = Corpus(text: text(40, seed: 13), for: model).sequences
     let perplexity = try ModelQuality.perplexity(once.model, sequences, threads: 2)
     #expect(try ModelQuality.perplexity(together.model, sequences, threads: 2) == perplexity)
-    let sequential = try SequentialCompression(model, layersAtOnce: 1, threads: 2).compressed(choices, on: corpus)
+    let sequential = try SequentialCompression(model, groupsAtOnce: 4, refits: false, exact: true, threads: 2)
+      .compressed(choices, on: corpus)
     #expect(sequential.groups.map(\.name) == compressor.groups.map(\.name))
     #expect(sequential.changes.replaced == once.changes.replaced)
     #expect(sequential.changes.factors.map(\.name).sorted() == once.changes.factors.map(\.name).sorted())
@@ -177,6 +115,37 @@ private struct Letters: Tokenizer {
       let isSame = factor.withBytes { a in before.withBytes { b in a.elementsEqual(b) } }
       #expect(isSame == factor.name.hasPrefix("layers.0."), "\(factor.name)")
     }
+  }
+
+  @Test func `refitted factors come nearer to the original than those that are not`() throws {
+    for model in [try decoder(), try encoder()] {
+      let corpus = Corpus(text: text(700, seed: 12), for: model, limit: 8000)
+      let compressor = try ModelCompressor(model, statistics: try calibrated(model, corpus), threads: 2)
+      let choices = try compressor.ranks(ratio: 0.5, by: UniformAllocator())
+      func error(_ refits: Bool) throws -> Double {
+        let small = try SequentialCompression(model, refits: refits, threads: 2).compressed(choices, on: corpus)
+        return try distance(model, small.model, Corpus(text: text(60, seed: 14), for: model))
+      }
+      let (plain, fitted) = (try error(false), try error(true))
+      #expect(fitted < 0.97 * plain, "\(fitted), \(plain)")
+    }
+  }
+
+  /// Mean squared difference of what the last layer's feed-forward part reads.
+  private func distance(_ a: LoadedModel, _ b: LoadedModel, _ corpus: Corpus) throws -> Double {
+    let last = Array(LinearGroup.all(of: a).suffix(2).prefix(1))
+    func rows(_ model: LoadedModel) throws -> [Float] {
+      let seen = Rows()
+      try SilentPass(model.tapped(last) { seen.elements += $1.elements }, threads: 1, exact: true).run(corpus.sequences)
+      return seen.elements
+    }
+    let (x, y) = (try rows(a), try rows(b))
+    return zip(x, y).reduce(0.0) { $0 + Double(($1.0 - $1.1) * ($1.0 - $1.1)) } / Double(x.count)
+  }
+
+  /// `@unchecked Sendable`: one thread fills it.
+  private final class Rows: @unchecked Sendable {
+    var elements: [Float] = []
   }
 
   @Test(arguments: FactorEncoding.allCases)

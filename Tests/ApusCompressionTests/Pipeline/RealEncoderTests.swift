@@ -65,6 +65,28 @@ struct RealEncoderTests {
       zip(whole, again).allSatisfy { pair in zip(pair.0, pair.1).reduce(Float(0)) { $0 + $1.0 * $1.1 } > 0.99999 })
     #expect(throws: CompressionError.self) { try LowRankMerge.changes(model, isFolder: true) }
 
+    // Factors of 8 and 4 bits in a folder: smaller than in f32, read as what they are, and multiplied out like others.
+    var bytes = read.fileBytes
+    for encoding in [FactorEncoding.q8_0, .q4_0] {
+      let compressor = try ModelCompressor(model, statistics: statistics, encoding: encoding, threads: 2)
+      let small = try compressor.compressed(compressor.ranks(ratio: 0.7, by: UniformAllocator()))
+      #expect(abs(small.ratio - 0.7) < 0.01, "\(small.ratio)")
+      let place = folder.appending(path: encoding.rawValue)
+      try LoadedModel.rewrite(URL(filePath: location.path), small.changes, metadata: [], to: place)
+      let again = try LoadedModel.load(place)
+      #expect(again.fileBytes < bytes - 3_000_000)
+      bytes = again.fileBytes
+      let embedded = try ModelQuality.embeddings(again, fresh.sequences, threads: 2)
+      #expect(embedded == (try ModelQuality.embeddings(small.model, fresh.sequences, threads: 1)))
+      #expect(ModelQuality.meanCosine(reference, embedded) > (encoding == .q8_0 ? good - 0.01 : 0.7))
+      let whole = folder.appending(path: "merged-\(encoding.rawValue)")
+      try LoadedModel.rewrite(place, try LowRankMerge.changes(again, isFolder: true), metadata: [], to: whole)
+      let merged = try ModelQuality.embeddings(try LoadedModel.load(whole), fresh.sequences, threads: 2)
+      #expect(ModelQuality.meanCosine(embedded, merged) > 0.998)
+    }
+    #expect(try LoadedModel.note("apus.svd.corpus_sha256", of: file) == learned.digest)
+    #expect(try LoadedModel.note("apus.svd.nothing", of: file) == nil)
+
     // Factors of a wrong shape, and statistics of another model.
     var broken = best.changes
     let index = try #require(broken.factors.firstIndex { $0.name.hasSuffix(".factor.up") })

@@ -246,13 +246,13 @@ private let text: [Int32] = Array("The quick brown fox jumps over the lazy dog, 
       let (a, b) = (try whole.embed(inputs), try streamed.embed(inputs))
       #expect(a == b)
       #expect(streamed.memory.transientPlan == streamed.memory.transientHighWater)
-      #expect(try streamed.plan(encoding: inputs.map(\.count)) == streamed.memory.transientPlan)
+      #expect(try streamed.plan(inputs.map(\.count)) == streamed.memory.transientPlan)
       if piece < 100 { #expect(streamed.memory.transientPlan < whole.memory.transientPlan / 2) }
       guard piece <= 100 else { continue }
       // Beside the rows themselves, which are there once, memory does not grow with the batch.
       let lengths = [Int](repeating: 40, count: 16)
-      let once = try streamed.plan(encoding: lengths)
-      let twice = try streamed.plan(encoding: lengths + lengths)
+      let once = try streamed.plan(lengths)
+      let twice = try streamed.plan(lengths + lengths)
       // Ids, positions and zeros of a row, the row, and the row that comes out.
       #expect(twice - once <= 16 * (40 * (64 * 4 + 3 * 4) + 64 * 4) + 4 * 64)
     }

@@ -16,12 +16,13 @@ struct SVDCommand: ParsableCommand {
       apus svd bench minilm-l6@svd-0.8 --against minilm-l6 --batch 32 --length 256
       apus svd plan minilm-l6@svd-0.8 --memory 64 --length 256
       apus svd merge minilm-l6@svd-0.8 -o dense
+      apus svd import factors.safetensors --base smollm2-135m
 
       A compressed model is a model of the store like any other: run, chat, embed and serve take it.
       """,
     subcommands: [
       SVDCalibrateCommand.self, SVDSpectrumCommand.self, SVDCompressCommand.self, SVDVerifyCommand.self,
-      SVDBenchCommand.self, SVDPlanCommand.self, SVDMergeCommand.self,
+      SVDBenchCommand.self, SVDPlanCommand.self, SVDMergeCommand.self, SVDImportCommand.self,
     ])
 }
 
@@ -120,15 +121,12 @@ struct SVDSpectrumCommand: ParsableCommand {
       Row(compressor.groups[i], compressor.layers()[i], compressor.spectrum(i))
     }
     if json { return try JSONOutput.print(["groups": rows]) }
-    Terminal.write(
-      "input                          matrices      smaller from   rank for 90 %   95 %   99 % of the energy\n")
-    for row in rows {
-      Terminal.write(
-        "\(row.name.padding(toLength: 30, withPad: " ", startingAt: 0)) "
-          + String(
-            format: "%5d × %-5d  %8.0f  %14d  %5d  %5d\n", row.rows, row.columns, row.breakEven, row.rank90, row.rank95,
-            row.rank99))
+    let header = ["input", "matrices", "smaller below", "rank for 90 %", "95 %", "99 % of the energy"]
+    let cells = rows.map { row in
+      [row.name, "\(row.rows) × \(row.columns)", "\(Int(row.breakEven))"]
+        + [row.rank90, row.rank95, row.rank99].map { "\($0)" }
     }
+    Terminal.write(Format.table([header] + cells) + "\n")
   }
 
   private struct Row: Encodable {

@@ -68,8 +68,14 @@ struct SVDCompressCommand: ParsableCommand {
     help: "The text of the calibration: fit each layer to what the compressed layers before it put out (decoders).",
     completion: .file())
   var sequential: String?
-  @Option(help: "Layers that are fitted in one pass over that text.")
-  var layersAtOnce = 4
+  @Option(help: "With --sequential: inputs that are fitted in one pass over that text; 1 is best and slowest.")
+  var groupsAtOnce = 1
+  @Flag(
+    inversion: .prefixedNo,
+    help: "With --sequential: let factors make good what the layers before lost, by least squares.")
+  var refit = true
+  @Option(help: "With --refit: how much it is drawn towards the original, as a share of what a layer reads.")
+  var ridge = 1e-2
   @Option(help: "The new model's name (default: NAME@svd-RATIO).")
   var name: String?
   @Option(name: [.customShort("o"), .long], help: "Write a file or folder here instead of the store.")
@@ -82,7 +88,8 @@ struct SVDCompressCommand: ParsableCommand {
   func validate() throws {
     let given = [ratio, minCosine, maxPpl].compactMap { $0 }.count
     guard given == 1 else { throw ValidationError("Give one of --ratio, --min-cosine and --max-ppl.") }
-    if layersAtOnce < 1 { throw ValidationError("--layers-at-once is \(layersAtOnce), expected 1 or more.") }
+    if groupsAtOnce < 1 { throw ValidationError("--groups-at-once is \(groupsAtOnce), expected 1 or more.") }
+    if !(ridge >= 0) { throw ValidationError("--ridge is \(ridge), expected 0 or more.") }
     if let ratio, !(ratio > 0 && ratio <= 1) {
       throw ValidationError("--ratio is \(ratio), expected above 0, at most 1.")
     }
@@ -115,21 +122,29 @@ struct SVDCompressCommand: ParsableCommand {
       }
       return corpus
     }
-    let measure = try text.map { try Measure(model, Corpus(path: $0, for: model, limit: tokens)) }
-    let (small, quality) = try shrink(compressor, measure, fitted)
+    let measured = try text.map { try Corpus(path: $0, for: model, limit: tokens) }
+    let (small, quality) = try shrink(compressor, try measured.map { try QualityMeasure(model, $0) }, fitted)
+    var seen = statistics.lines
+    if let measured { seen.formUnion(measured.lines) }
     let ratioText = String(format: "%.2f", small.ratio).replacing(/0$/, with: "")
-    let place = try write(
-      small, name ?? "\(location.name.split(separator: "/").last ?? "model")@svd-\(ratioText)", location, digest,
-      statistics)
+    let place = try CompressedStore(location: location, output: output, force: force).write(
+      small, name ?? "\(location.name.split(separator: "/").last ?? "model")@svd-\(ratioText)",
+      metadata: [
+        (key: "apus.svd.source_sha256", value: digest), (key: "apus.svd.corpus_sha256", value: statistics.corpus),
+        (key: "apus.svd.method", value: method.rawValue), (key: "apus.svd.allocator", value: allocator.rawValue),
+        (key: "apus.svd.ratio", value: String(format: "%.4f", small.ratio)),
+        (key: SVDVerifyCommand.seenLines, value: seen.base64),
+      ])
+    let warnings = [ratio.flatMap { small.shortfall(asked: $0) }, small.growth].compactMap { $0 }
     let result = Result(
       model: place, ratio: small.ratio, originalBytes: model.fileBytes, bytes: try Self.bytes(place), quality: quality,
-      groups: small.groups)
+      warnings: warnings, groups: small.groups)
     if json { return try JSONOutput.print(result) }
-    for group in small.groups {
-      Terminal.write(
-        "\(group.name.padding(toLength: 30, withPad: " ", startingAt: 0)) "
-          + (group.rank.map { String(format: "rank %5d  loss %.4f\n", $0, group.relativeLoss) } ?? "kept as it is\n"))
+    let rows = small.groups.map {
+      [$0.name, $0.rank.map { "\($0)" } ?? "whole", String(format: "%.4f", $0.relativeLoss)]
     }
+    Terminal.write(Format.table([["input", "rank", "loss"]] + rows) + "\n")
+    for warning in warnings { Terminal.write("warning: \(warning)\n", to: STDERR_FILENO) }
     Terminal.write(
       String(
         format: "%@: %.3f of the layers' parameters, %.1f MB (the original has %.1f)\n", place, small.ratio,
@@ -142,7 +157,7 @@ struct SVDCompressCommand: ParsableCommand {
 
   /// The model at the ratio asked for, or at the lowest that meets the quality asked for.
   private func shrink(
-    _ compressor: ModelCompressor, _ measure: Measure?, _ corpus: Corpus?
+    _ compressor: ModelCompressor, _ measure: QualityMeasure?, _ corpus: Corpus?
   ) throws -> (CompressedModel, Double?) {
     var sensitivities: [Double]?
     let chosen: any RankAllocator
@@ -164,7 +179,7 @@ struct SVDCompressCommand: ParsableCommand {
       defer { bar.finish() }
       return try SequentialCompression(
         compressor.model, groups: compressor.groups, encoding: compressor.encoding, method: method.factorMethod,
-        layersAtOnce: layersAtOnce
+        groupsAtOnce: groupsAtOnce, refits: refit, ridge: ridge
       ).compressed(choices, on: corpus) { bar.show(Int($0 * 1000), of: 1000) }
     }
     if let ratio {
@@ -190,31 +205,6 @@ struct SVDCompressCommand: ParsableCommand {
     return (try small(accepted.ratio), accepted.quality)
   }
 
-  private func write(
-    _ small: CompressedModel, _ name: String, _ location: ModelLocation, _ digest: String,
-    _ statistics: CalibrationStatistics
-  ) throws -> String {
-    let changes = small.changes
-    let source = URL(filePath: location.path)
-    let metadata = [
-      (key: "apus.svd.source_sha256", value: digest), (key: "apus.svd.corpus_sha256", value: statistics.corpus),
-      (key: "apus.svd.method", value: method.rawValue), (key: "apus.svd.allocator", value: allocator.rawValue),
-      (key: "apus.svd.ratio", value: String(format: "%.4f", small.ratio)),
-    ]
-    if let output {
-      try LoadedModel.rewrite(source, changes, metadata: metadata, to: URL(filePath: output))
-      return output
-    }
-    let (isFolder, force) = (location.isFolder, force)
-    let base = location.name
-    let placed = try waitFor {
-      try await ModelStore().install(name, source: "svd:\(base)", isFolder: isFolder, replaces: force) { path in
-        try LoadedModel.rewrite(source, changes, metadata: metadata, to: URL(filePath: path))
-      }
-    }
-    return placed.name
-  }
-
   private static func bytes(_ name: String) throws -> Int { try ModelArgument.load(name).model.fileBytes }
 
   private struct Result: Encodable {
@@ -223,33 +213,7 @@ struct SVDCompressCommand: ParsableCommand {
     var originalBytes: Int
     var bytes: Int
     var quality: Double?
+    var warnings: [String]
     var groups: [CompressedModel.Group]
-  }
-}
-
-/// What a model is measured by: cosine to the original's vectors, or perplexity.
-struct Measure {
-  private let corpus: Corpus
-  private let isEncoder: Bool
-  /// Of the original.
-  private let reference: [[Float]]
-  private let perplexity: Double
-
-  init(_ model: LoadedModel, _ corpus: Corpus) throws {
-    self.corpus = corpus
-    isEncoder = model.isEncoder
-    reference = isEncoder ? try ModelQuality.embeddings(model, corpus.sequences) : []
-    perplexity = isEncoder ? 0 : try ModelQuality.perplexity(model, corpus.sequences)
-  }
-
-  func quality(_ model: LoadedModel) throws -> Double {
-    guard isEncoder else { return try ModelQuality.perplexity(model, corpus.sequences) }
-    return ModelQuality.meanCosine(reference, try ModelQuality.embeddings(model, corpus.sequences))
-  }
-
-  /// 0 for the original.
-  func loss(_ model: LoadedModel) throws -> Double {
-    let quality = try quality(model)
-    return isEncoder ? max(0, 1 - quality) : max(0, log(quality / perplexity))
   }
 }

@@ -5,29 +5,40 @@ import Foundation
 
 struct SVDVerifyCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "verify", abstract: "Measures what a compressed model lost, on a text.")
+    commandName: "verify", abstract: "Measures what a compressed model lost, on a text that it was not fitted to.",
+    discussion: """
+      A compressed model knows which lines it was calibrated or chosen with. A text with more than 1 % of such lines is
+      refused: what is measured on it says nothing about other texts.
+      """)
+
+  /// The note of a model's file: hashes of the lines that it was fitted to.
+  static let seenLines = "apus.svd.line_hashes"
 
   @Argument(help: "The compressed model.")
   var model: String
   @Option(help: "The original.")
   var against: String
-  @Option(help: "The text; it should not be the one of the calibration.", completion: .file())
+  @Option(help: "The text.", completion: .file())
   var text: String
+  @Flag(help: "Measure on a text that the model was fitted to, and say so.")
+  var allowSeen = false
   @Option(help: "Tokens of it.")
   var tokens = 8192
   @Flag(help: "Print one JSON object.")
   var json = false
 
   func run() throws {
-    let (small, _) = try ModelArgument.load(model)
+    let (small, location) = try ModelArgument.load(model)
     let (original, _) = try ModelArgument.load(against)
     guard small.isEncoder == original.isEncoder else {
       throw ValidationError("\(small.name) and \(original.name) are not of one kind.")
     }
     let corpus = try Corpus(path: text, for: original, limit: tokens)
+    let seen = try LoadedModel.note(Self.seenLines, of: URL(filePath: location.path)).flatMap(LineHashes.init(base64:))
+    if !allowSeen { try seen?.requireUnseen(corpus, "text '\(text)'") }
     var result = Result(
-      model: small.name, against: original.name, tokens: corpus.tokens, bytes: small.fileBytes,
-      originalBytes: original.fileBytes)
+      model: small.name, against: original.name, tokens: corpus.tokens, seenLines: seen?.shared(with: corpus.lines),
+      lines: corpus.lines.count, bytes: small.fileBytes, originalBytes: original.fileBytes)
     if original.isEncoder {
       result.embeddings = ModelQuality.compare(
         try ModelQuality.embeddings(original, corpus.sequences), try ModelQuality.embeddings(small, corpus.sequences))
@@ -40,6 +51,12 @@ struct SVDVerifyCommand: ParsableCommand {
       String(
         format: "%d tokens; %.1f MB, the original has %.1f\n", result.tokens, Double(result.bytes) / 1e6,
         Double(result.originalBytes) / 1e6))
+    switch result.seenLines {
+    case nil: Terminal.note("the model does not say what it was fitted to: see that it was not this text")
+    case 0: break
+    case let shared?:
+      Terminal.note("\(shared) of the text's \(result.lines) lines were in what the model was fitted to")
+    }
     if let quality = result.embeddings {
       Terminal.write(
         String(
@@ -55,6 +72,9 @@ struct SVDVerifyCommand: ParsableCommand {
     var model: String
     var against: String
     var tokens: Int
+    /// Nil when the model does not say.
+    var seenLines: Int?
+    var lines: Int
     var bytes: Int
     var originalBytes: Int
     var embeddings: EmbeddingQuality?
@@ -63,52 +83,45 @@ struct SVDVerifyCommand: ParsableCommand {
   }
 }
 
-/// How a model of low rank is executed, beside the original.
-enum SVDMode: String, ExpressibleByArgument, CaseIterable {
-  /// The original, all rows at once.
-  case dense
-  /// The compressed model, all rows at once: every intermediate result is as large as the batch.
-  case materialized
-  /// The compressed model in pieces of the rows.
-  case streamed
-
-  func options(threads: Int?, tokens: Int, piece: Int) -> RunnerOptions {
-    RunnerOptions(
-      threads: threads, maxBatchTokens: tokens, execution: self == .streamed ? .streamed(rows: piece) : .whole)
-  }
-}
+extension ExecutionMode: ExpressibleByArgument {}
 
 struct SVDBenchCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "bench", abstract: "Time and memory of an encoder: the original, low rank at once, low rank streamed.",
+    commandName: "bench", abstract: "Time and memory: the original, low rank at once, low rank streamed.",
     discussion: """
-      apus svd bench minilm-l6@svd-0.7 --against minilm-l6 --batch 32 --length 256
+      apus svd bench minilm-l6@svd-0.7 --against minilm-l6 --batch 32 --length 256 --report memory.html
+      apus svd bench smollm2-135m@svd-0.9 --against smollm2-135m --batch 1 --length 512
 
-      The modes take turns in one process; medians over the rounds. Transient memory is all that a pass takes beside
-      weights: planned before it ran, and measured.
+      The modes take turns in one process; medians over the rounds. A decoder's pass is a prefill, and it writes some
+      tokens after it. Transient memory is all that a pass takes beside weights, keys and values: planned before it ran,
+      and measured.
       """)
 
   @Argument(help: "The compressed model.")
   var model: String
   @Option(help: "The original.")
   var against: String?
-  @Option(help: "Modes: \(SVDMode.allCases.map(\.rawValue).joined(separator: ", ")) (default: all).")
-  var modes: [SVDMode] = []
+  @Option(help: "Modes: \(ExecutionMode.allCases.map(\.rawValue).joined(separator: ", ")) (default: all).")
+  var modes: [ExecutionMode] = []
   @Option(help: "Sequences of a pass.")
   var batch = 32
   @Option(help: "Tokens of each.")
   var length = 256
+  @Option(help: "Tokens that a decoder writes after a pass, one a step.")
+  var decoded = 32
   @Option(help: "Rows of a piece when streamed.")
   var piece = Execution.standardPiece
   @Option(help: "Rounds.")
   var rounds = 5
   @Option(help: "Threads that compute (default: one a core).")
   var threads: Int?
+  @Option(help: "Write a page with memory over time here.", completion: .file(extensions: ["html"]))
+  var report: String?
   @Flag(help: "Print one JSON object.")
   var json = false
 
   func validate() throws {
-    guard batch > 0, length > 0, rounds > 0, piece > 0 else {
+    guard batch > 0, length > 0, rounds > 0, piece > 0, decoded >= 0 else {
       throw ValidationError("--batch, --length, --rounds and --piece must be at least 1.")
     }
     if against == nil && (modes.isEmpty || modes.contains(.dense)) {
@@ -119,56 +132,51 @@ struct SVDBenchCommand: ParsableCommand {
   func run() throws {
     let (small, _) = try ModelArgument.load(model)
     let original = try against.map { try ModelArgument.load($0).model }
-    let modes = modes.isEmpty ? SVDMode.allCases : modes
-    var random = SystemRandomNumberGenerator()
-    let sequences = (0..<batch).map { _ in
-      (0..<length).map { _ in Int32.random(in: 0..<Int32(small.vocabularySize), using: &random) }
+    let bench = LowRankBench(
+      batch: batch, length: length, decoded: decoded, rounds: rounds, piece: piece, threads: threads)
+    let results = try bench.run(modes.isEmpty ? ExecutionMode.allCases : modes, small: small, original: original)
+    if let report {
+      let page = MemoryReportPage(model: small.name, original: original?.name, bench: bench, results: results)
+      try Data(page.html.utf8).write(to: URL(filePath: report), options: .atomic)
     }
-    let runners = try modes.map {
-      try ModelRunner(
-        $0 == .dense ? original! : small, $0.options(threads: threads, tokens: batch * length, piece: piece))
+    if json { return try JSONOutput.print(["modes": results.map(Row.init)]) }
+    let header = ["mode", "ms", "decoded tokens/s", "weights MB", "transient MB: planned", "measured"]
+    let rows = results.map { result in
+      [
+        result.mode.rawValue, String(format: "%.1f", result.seconds * 1000),
+        result.decodedPerSecond.map(Format.number) ?? "", Format.megabytes(result.weights),
+        Format.megabytes(result.transientPlan, decimals: 2), Format.megabytes(result.transientHighWater, decimals: 2),
+      ]
     }
-    var seconds = modes.map { _ in [Double]() }
-    // The first round warms up.
-    for round in 0...rounds {
-      for (i, runner) in runners.enumerated() {
-        let start = ContinuousClock.now
-        _ = try runner.embed(sequences)
-        if round > 0 { seconds[i].append(start.duration(to: .now).inSeconds) }
-      }
-    }
-    let rows = modes.indices.map { i in
-      Row(
-        mode: modes[i].rawValue, seconds: seconds[i].sorted()[rounds / 2], weights: runners[i].memory.weights,
-        transientPlan: runners[i].memory.transientPlan, transientHighWater: runners[i].memory.transientHighWater)
-    }
-    if json { return try JSONOutput.print(["modes": rows]) }
-    Terminal.write("mode              ms   weights MB   transient MB: planned   measured\n")
-    for row in rows {
-      Terminal.write(
-        "\(row.mode.padding(toLength: 12, withPad: " ", startingAt: 0))"
-          + String(
-            format: "%8.1f   %10.1f   %21.2f   %8.2f\n", row.seconds * 1000, Double(row.weights) / 1e6,
-            Double(row.transientPlan) / 1e6, Double(row.transientHighWater) / 1e6))
-    }
+    Terminal.write(Format.table([header] + rows) + "\n")
   }
 
   private struct Row: Encodable {
     var mode: String
     var seconds: Double
+    var decodedPerSecond: Double?
     var weights: Int
     var transientPlan: Int
     var transientHighWater: Int
+
+    init(_ result: LowRankBench.Result) {
+      mode = result.mode.rawValue
+      seconds = result.seconds
+      decodedPerSecond = result.decodedPerSecond
+      weights = result.weights
+      transientPlan = result.transientPlan
+      transientHighWater = result.transientHighWater
+    }
   }
 }
 
 struct SVDPlanCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "plan", abstract: "The largest batch that an encoder can take within some memory.")
+    commandName: "plan", abstract: "The largest batch that fits some memory: an encoder's, or of a decoder's prefill.")
 
   @Argument(help: "The model.")
   var model: String
-  @Option(help: "Transient memory in MB, beside the weights.")
+  @Option(help: "Transient memory in MB, beside weights, keys and values.")
   var memory: Double
   @Option(help: "Tokens of a sequence.")
   var length = 256
@@ -180,11 +188,13 @@ struct SVDPlanCommand: ParsableCommand {
   func run() throws {
     let (model, _) = try ModelArgument.load(model)
     let limit = Int(memory * 1e6)
-    let rows = try [SVDMode.materialized, .streamed].map { mode -> Row in
-      let runner = try ModelRunner(model, mode.options(threads: 1, tokens: .max, piece: piece))
-      func bytes(_ batch: Int) throws -> Int {
-        try runner.plan(encoding: Array(repeating: length, count: batch))
-      }
+    let rows = try [ExecutionMode.materialized, .streamed].map { mode -> Row in
+      let runner = try ModelRunner(
+        model,
+        RunnerOptions(
+          threads: 1, contextLength: model.isEncoder ? nil : length, maxBatchTokens: .max,
+          execution: mode.execution(piece: piece)))
+      func bytes(_ batch: Int) throws -> Int { try runner.plan(Array(repeating: length, count: batch)) }
       // Doubled while it fits, then halved between.
       var (fits, fails) = (0, 1)
       while fails <= Self.mostSequences, try bytes(fails) <= limit { (fits, fails) = (fails, fails * 2) }
@@ -195,12 +205,10 @@ struct SVDPlanCommand: ParsableCommand {
       return Row(mode: mode.rawValue, batch: fits, bytes: fits > 0 ? try bytes(fits) : 0)
     }
     if json { return try JSONOutput.print(["plans": rows]) }
-    for row in rows {
-      Terminal.write(
-        "\(row.mode.padding(toLength: 12, withPad: " ", startingAt: 0))"
-          + String(
-            format: "%6d sequences of %d tokens in %.2f MB\n", row.batch, length, Double(row.bytes) / 1e6))
+    let cells = rows.map { row in
+      [row.mode, "\(row.batch) sequences of \(length) tokens", "\(Format.megabytes(row.bytes, decimals: 2)) MB"]
     }
+    Terminal.write(Format.table(cells) + "\n")
   }
 
   private static let mostSequences = 1 << 16
