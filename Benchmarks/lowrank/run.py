@@ -12,6 +12,9 @@ Checks, in this order with `all` (bars in brackets):
             [≤ 1.05]; MiniLM at ratio .5 against PyTorch dense
   merge     factors multiplied out, in sentence-transformers: cosine to the streamed model [≥ 0.99999]
   decoder   smollm2-135m: perplexity and bytes by ratio and encoding
+  kv        narrow keys and values, smollm2-135m and gemma-3-270m: the same 128 greedy tokens in three layouts, bytes a
+            token by the formula, the ledger and a child's memory, perplexity by ranks [≤ 1.15 × where only layers
+            without a window are cut], decode speed by layout and context
 
 Texts are the noun glosses of Debian's wordnet-base; calibration and test share none. Needs Benchmarks/peers.sh ref.
 """
@@ -24,7 +27,7 @@ import common  # noqa: E402
 
 common.use_python("ref", "sentence_transformers")
 
-CHECKS = dict.fromkeys(("quality", "memory", "speed", "merge", "decoder"), "lowrank")
+CHECKS = {**dict.fromkeys(("quality", "memory", "speed", "merge", "decoder"), "lowrank"), "kv": "kv"}
 
 
 def main():

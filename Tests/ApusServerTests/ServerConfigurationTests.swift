@@ -26,7 +26,8 @@ import Testing
   private static let values: KeyValuePairs<String, String> = [
     "host": "0.0.0.0", "port": "9000", "uds": "/run/apus.sock", "models": "[a, b]", "api-key-file": "keys.txt",
     "tls.certificate": "cert.pem", "tls.key": "key.pem", "allowed-origins": #"["*"]"#, "kv-pool": "512",
-    "max-running": "8", "max-queue": "16", "idle-unload": "1.5", "drain-timeout": "0", "responses": "r.sqlite",
+    "kv-layout": "rank-kv", "max-running": "8", "max-queue": "16", "idle-unload": "1.5", "drain-timeout": "0",
+    "responses": "r.sqlite",
     "collections": "library", "grpc-port": "50051",
     "body-limit": "1000", "threads": "2", "context": "2048", "exact": "true", "log.level": "debug",
     "log.format": "json", "log.prompts": "true", "trace-file": "spans.jsonl",
@@ -43,6 +44,7 @@ import Testing
     all.tlsKey = "key.pem"
     all.allowedOrigins = ["*"]
     all.kvPool = 512
+    all.kvLayout = .rankKV
     all.maxRunning = 8
     all.maxQueue = 16
     all.idleUnload = 1.5
@@ -141,7 +143,8 @@ import Testing
       """)
     let keys =
       "allowed-origins, api-key-file, body-limit, collections, context, drain-timeout, exact, grpc-port, host, "
-      + "idle-unload, kv-pool, log, max-queue, max-running, models, port, responses, threads, tls, trace-file, uds"
+      + "idle-unload, kv-layout, kv-pool, log, max-queue, max-running, models, port, responses, threads, tls, "
+      + "trace-file, uds"
     #expect(
       found == [
         .init(line: 2, path: "prot", seen: "an unknown key", expected: keys, suggestion: "port"),

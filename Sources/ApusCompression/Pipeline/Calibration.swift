@@ -83,7 +83,9 @@ private final class InputObserver: @unchecked Sendable {
 
   /// The model with eyes on the first matrix of each group.
   func observing(_ model: LoadedModel, _ groups: [LinearGroup]) -> LoadedModel {
-    let names = Dictionary(uniqueKeysWithValues: groups.map { ($0.members[0], $0.name) })
+    // Groups that read one input see it once.
+    var names: [String: String] = [:]
+    for group in groups where !names.values.contains(group.input) { names[group.members[0]] = group.input }
     return model.with(
       parameters: model.parameters.mapMatrices { spec, weight in
         names[spec.path].map { ObservedWeight(weight, input: $0, self) } ?? weight
