@@ -28,7 +28,7 @@ def made(work, model, ranks, layers, encoding="f32", method="output-pca"):
     place = work.path(name)
     if name not in work.made:
         options = {"k": "--kv-rank-k", "v": "--kv-rank-v", "kv": "--kv-rank"}
-        work.run("compress", model, "--statistics", work.calibrated(model, tokens=24_000), "--kv", "rank-kv",
+        work.run("compress", model, "--statistics", work.calibrated(model), "--kv", "rank-kv",
                  "--kv-layers", layers, "--encoding", encoding, "--method", method, "-o", place,
                  *(word for k, v in ranks.items() for word in (options[k], v)))
         work.made.add(name)
@@ -76,7 +76,7 @@ def perplexity(work, verdict):
     rows = []
     for model, ranks, layers, bar in CASES:
         place = made(work, model, ranks, layers)
-        seen = work.json("verify", place, "--against", model, "--text", work.text("test"), "--tokens", 8192)
+        seen = work.json("verify", place, "--against", model, "--text", work.text("test"), "--tokens", 4096)
         times = seen["perplexity"] / seen["original_perplexity"]
         share = bytes_per_token(model, ranks, layers, "rank-kv", 2) / bytes_per_token(model, {}, layers, "dense", 2)
         rows.append([model, " ".join(f"{k} {v}" for k, v in ranks.items()), layers, f"{seen['perplexity']:.2f}",
@@ -86,7 +86,7 @@ def perplexity(work, verdict):
                             f"{times:.3f}"))
     model, (ranks, layers) = GEMMA, CHOSEN[GEMMA]
     plain = work.json("verify", made(work, model, ranks, layers, method="plain"), "--against", model, "--text",
-                      work.text("test"), "--tokens", 8192)
+                      work.text("test"), "--tokens", 4096)
     rows.append([model, " ".join(f"{k} {v}" for k, v in ranks.items()) + ", plain SVD", layers,
                  f"{plain['perplexity']:.2f}", f"{plain['original_perplexity']:.2f}",
                  f"{plain['perplexity'] / plain['original_perplexity']:.3f}", ""])

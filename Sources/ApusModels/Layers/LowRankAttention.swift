@@ -43,10 +43,10 @@ struct LowRankAttention {
     }
   }
 
-  /// The last of those that take fewest bytes: a choice is only obeyed where it makes a token smaller. Without a past
-  /// there are no such bytes, and the choice itself decides.
+  /// The one that takes fewest bytes: a choice is only obeyed where it makes a token smaller. Without a past there are no
+  /// such bytes, and the choice itself, the last one, decides.
   private func smallest(_ layouts: [KVLayout]) -> KVLayout {
-    form.causal ? layouts.reduce(.dense) { bytes($1) <= bytes($0) ? $1 : $0 } : layouts.last!
+    form.causal ? layouts.min { bytes($0) < bytes($1) }! : layouts.last!
   }
 
   private func bytes(_ layout: KVLayout) -> Int { shape(layout).bytesPerToken(.f16) }
@@ -81,6 +81,14 @@ struct LowRankAttention {
       if factors.rank < padded.columns { c.device.clear(padded.columns(factors.rank..<padded.columns)) }
     }
 
+    /// The same rows, lifted by another factor.
+    func lifted(by other: FactorPair) -> NarrowRows {
+      precondition(other.down === factors.down, "rows of another factor")
+      var rows = self
+      rows.factors = other
+      return rows
+    }
+
     var kept: Scope.Kept { (factors.down, product) }
   }
 
@@ -90,8 +98,10 @@ struct LowRankAttention {
       let maps = qkv.maps
       let q = c.tensor(x.rows, form.heads * form.headDim)
       let values = layout.valueRank.map { _ in NarrowRows(c[maps.value.weight].factors!, rows: x.rows, c) }
-      let keys =
-        layout.isShared ? values : layout.keyRank.map { _ in NarrowRows(c[maps.key.weight].factors!, rows: x.rows, c) }
+      let keys = layout.keyRank.map { _ in
+        let factors = c[maps.key.weight].factors!
+        return layout.isShared ? values!.lifted(by: factors) : NarrowRows(factors, rows: x.rows, c)
+      }
       let wholeKeys = keys == nil ? c.tensor(x.rows, form.keyHeads * form.headDim) : nil
       let wholeValues = values == nil ? c.tensor(x.rows, form.keyHeads * form.headDim) : nil
       c.linear(
