@@ -13,6 +13,9 @@ Checks, in this order with `all` (bars in brackets):
   merge     factors multiplied out, in sentence-transformers: cosine to the streamed model [≥ 0.99999]
   decoder   smollm2-135m and gemma-3-270m at ratio .9, plain, refitted layer by layer, and with ranks by sensitivity:
             perplexity [≤ 1.08 times attention alone, 1.06 feed-forward alone] and bytes
+  kv        narrow keys and values, smollm2-135m and gemma-3-270m: the same 128 greedy tokens in three layouts, bytes a
+            token by the formula, the ledger and a child's memory, perplexity by ranks [≤ 1.15 × where only layers
+            without a window are cut], decode speed by layout and context
 
 Texts are the noun glosses of Debian's wordnet-base, for decoders Perl's manuals; calibration and test share none. Needs Benchmarks/peers.sh ref.
 """
@@ -25,7 +28,7 @@ import common  # noqa: E402
 
 common.use_python("ref", "sentence_transformers")
 
-CHECKS = dict.fromkeys(("quality", "memory", "speed", "merge", "decoder"), "lowrank")
+CHECKS = {**dict.fromkeys(("quality", "memory", "speed", "merge", "decoder"), "lowrank"), "kv": "kv"}
 
 
 def main():

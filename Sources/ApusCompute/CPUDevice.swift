@@ -18,7 +18,7 @@ public final class CPUDevice: Device {
   public let pool: ThreadPool
   let kernels: KernelTable
   /// Where each segment's items end, of the attention under way.
-  private var itemEnds: [Int] = []
+  var itemEnds: [Int] = []
 
   /// A device with `threads` threads, the caller's included.
   public init(
@@ -149,7 +149,7 @@ public final class CPUDevice: Device {
   // MARK: rows
 
   /// Runs `body` over row ranges, on all threads when there is enough to do.
-  private func byRows<Context>(
+  func byRows<Context>(
     _ x: Tensor, grain: Int, over context: Context, _ body: @escaping (Context, Range<Int>, _ thread: Int) -> Void
   ) {
     if x.rows * x.columns < 1 << 14 || x.rows == 1 {
@@ -229,58 +229,6 @@ public final class CPUDevice: Device {
       let length = kernels.dot(FloatPointer(p), FloatPointer(p), x.columns).squareRoot()
       kernels.scale(1 / max(length, 1e-12), FloatPointer(p), p, x.columns)
     }
-  }
-
-  // MARK: attention
-
-  public func storeKV(_ k: Tensor, _ v: Tensor, kvHeads: Int, headDim: Int, _ segments: [AttentionSegment]) {
-    for s in segments {
-      kernels.storeKV(
-        s.kv, k.constFloats + s.rows.lowerBound * k.stride, k.stride, v.constFloats + s.rows.lowerBound * v.stride,
-        v.stride, s.rows.count, kvHeads, headDim, s.firstPosition)
-    }
-  }
-
-  public func attention(_ q: Tensor, _ form: AttentionForm, _ segments: [AttentionSegment], into out: Tensor) {
-    form.slopes.withUnsafeBufferPointer { slopes in
-      var arguments = AttentionArguments(
-        q: q.constFloats, ldq: q.stride, out: out.floats, ldo: out.stride, queries: 0, heads: form.heads,
-        kvHeads: form.kvHeads, headDim: form.headDim, firstPosition: 0, keyCount: 0, causal: form.causal,
-        window: form.window, scale: form.scale, softcap: form.softcap,
-        slopes: slopes.isEmpty ? nil : slopes.baseAddress,
-        kv: segments[0].kv)
-      // The items of all segments in one row, so that a prompt's share the threads with other sequences' single ones.
-      itemEnds.removeAll(keepingCapacity: true)
-      for segment in segments {
-        point(&arguments, to: segment, q, out)
-        itemEnds.append((itemEnds.last ?? 0) + kernels.attentionItems(arguments))
-      }
-      pool.parallelFor(
-        items: itemEnds.last ?? 0, grain: 1,
-        over: (device: self, arguments: arguments, segments: segments, ends: itemEnds, q: q, out: out)
-      ) { c, range, thread in
-        var mine = c.arguments
-        var segment = c.ends.firstIndex { $0 > range.lowerBound } ?? 0
-        var item = range.lowerBound
-        while item < range.upperBound {
-          let first = segment == 0 ? 0 : c.ends[segment - 1]
-          let end = min(range.upperBound, c.ends[segment])
-          c.device.point(&mine, to: c.segments[segment], c.q, c.out)
-          c.device.kernels.attention(mine, item - first..<end - first, c.device.pool.scratch(thread))
-          item = end
-          segment += 1
-        }
-      }
-    }
-  }
-
-  private func point(_ a: inout AttentionArguments, to s: AttentionSegment, _ q: Tensor, _ out: Tensor) {
-    a.q = q.constFloats + s.rows.lowerBound * q.stride
-    a.out = out.floats + s.rows.lowerBound * out.stride
-    a.queries = s.rows.count
-    a.firstPosition = s.firstPosition
-    a.keyCount = s.firstPosition + s.rows.count
-    a.kv = s.kv
   }
 
   // MARK: elements

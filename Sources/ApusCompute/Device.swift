@@ -30,9 +30,13 @@ public struct Projection {
 /// How scores become attention weights: everything about attention that is not the tensors.
 public struct AttentionForm: Sendable, Hashable {
   public var heads: Int
-  public var kvHeads: Int
-  /// Elements of one head.
+  /// Query heads share key heads, and value heads, evenly. The two are as many, or one of them is 1.
+  public var keyHeads: Int
+  public var valueHeads: Int
+  /// Elements of one head of queries and keys.
   public var headDim: Int
+  /// Elements of one head of values.
+  public var valueDim: Int
   public var causal: Bool
   /// Keys further back than this are not seen; 0 for no limit.
   public var window: Int
@@ -43,13 +47,16 @@ public struct AttentionForm: Sendable, Hashable {
   /// ALiBi: score += slope[head] · (key position − query position). Empty for none.
   public var slopes: [Float]
 
+  /// Keys and values of one shape.
   public init(
     heads: Int, kvHeads: Int, headDim: Int, causal: Bool, window: Int = 0, scale: Float, softcap: Float = 0,
     slopes: [Float] = []
   ) {
     self.heads = heads
-    self.kvHeads = kvHeads
+    keyHeads = kvHeads
+    valueHeads = kvHeads
     self.headDim = headDim
+    valueDim = headDim
     self.causal = causal
     self.window = window
     self.scale = scale
@@ -64,14 +71,29 @@ public struct AttentionSegment {
   public var rows: Range<Int>
   /// Position in the sequence of the first of these rows.
   public var firstPosition: Int
-  /// Keys and values of the sequence in this layer; after the store of this batch `firstPosition + rows.count` are valid.
-  public var kv: KVView
+  public var keys: KVPlane
+  public var values: KVPlane
+  /// Positions of the keys to attend to, all of them stored: those up to the segment's last row unless changed.
+  public var keyRange: Range<Int>
+  /// Whether keys before `keyRange` were attended to by a call before, and whether no call comes after.
+  public var goesOn = false
+  public var isLast = true
 
-  public init(rows: Range<Int>, firstPosition: Int, kv: KVView) {
+  public init(rows: Range<Int>, firstPosition: Int, keys: KVPlane, values: KVPlane) {
     self.rows = rows
     self.firstPosition = firstPosition
-    self.kv = kv
+    self.keys = keys
+    self.values = values
+    keyRange = 0..<firstPosition + rows.count
   }
+}
+
+/// How a plane's blocks lie (`KVPlane`).
+public enum KVOrder: Sendable, Hashable {
+  /// Tokens innermost: what attention scores.
+  case columns
+  /// A token's elements one after another: what attention adds up, and what is read back.
+  case rows
 }
 
 /// Who executes the operations of a model. Modules say *what* to compute on which tensors; a device decides how, and
@@ -101,10 +123,22 @@ public protocol Device: AnyObject {
   /// Rotates the first `rotaryDim` elements of each head in place. `table` is `[positions, rotaryDim]` f32: cosine and
   /// sine of each pair; row `i` of x uses table row `positions[i]`.
   func rope(_ x: Tensor, headDim: Int, rotaryDim: Int, pairing: RotaryPairing, table: Tensor, positions: Tensor)
-  /// Stores the keys and values `[rows, kvHeads · headDim]` of each segment at its positions.
-  func storeKV(_ k: Tensor, _ v: Tensor, kvHeads: Int, headDim: Int, _ segments: [AttentionSegment])
-  /// Attention of the queries `[rows, heads · headDim]` of each segment over its keys and values.
-  func attention(_ q: Tensor, _ form: AttentionForm, _ segments: [AttentionSegment], into out: Tensor)
+  /// Keeps the rows of x `[rows, heads · width]`, one sequence's, at the positions from `position` on.
+  func store(_ x: Tensor, heads: Int, in plane: KVPlane, as order: KVOrder, at position: Int)
+  /// Rows of one head that were stored in `.rows`, in f32: those at `positions` to the rows of out.
+  func loadRows(_ plane: KVPlane, _ positions: Range<Int>, into out: Tensor)
+  /// Attention of the queries `[rows, heads · headDim]` of each segment over its keys and values, to
+  /// `[rows, heads · valueDim]`; keys as columns, values as rows. Where a segment's keys come in several calls, `sums`
+  /// `[rows, 2 · heads]` f32 carries what is known from one to the next; the result has the bits of a single call.
+  func attention(
+    _ q: Tensor, _ form: AttentionForm, _ segments: [AttentionSegment], sums: Tensor?, into out: Tensor)
+  /// The elements in f32: x itself, or a new transient tensor.
+  func unpacked(_ x: Tensor) -> Tensor
+  /// Each head of x `[rows, heads · width]` times the block of `weight` `[kvHeads · headDim, rank]` f32 that its key head
+  /// has: `· blockᵀ + bias` takes the first `rank` elements of a head to `headDim` ones, transposed `· block` `headDim`
+  /// elements to `rank` ones, the first of a head of out. `bias` is `[1, kvHeads · headDim]`.
+  func projectHeads(
+    _ x: Tensor, heads: Int, _ weight: Tensor, kvHeads: Int, bias: Tensor?, transposed: Bool, into out: Tensor)
 
   /// `out = activation(gate) · up`; `up` nil means 1. Tensors may be the same.
   func activate(_ activation: Activation, gate: Tensor, up: Tensor?, into out: Tensor)

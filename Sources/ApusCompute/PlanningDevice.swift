@@ -16,6 +16,8 @@ public final class PlanningDevice: Device {
 
   public func integers(_ values: [Int32]) -> Tensor { arena.tensor(1, values.count, dtype: .i32) }
 
+  public func unpacked(_ x: Tensor) -> Tensor { x.dtype == .f32 ? x : arena.tensor(x.rows, x.columns) }
+
   public func topRows(_ probabilities: Tensor, _ k: Int) -> [(rows: [Int32], weights: [Float])] {
     let all = (
       rows: (0..<Int32(probabilities.rows)).map { $0 }, weights: [Float](repeating: 0, count: probabilities.rows)
@@ -32,8 +34,14 @@ public final class PlanningDevice: Device {
   public func rope(
     _ x: Tensor, headDim: Int, rotaryDim: Int, pairing: RotaryPairing, table: Tensor, positions: Tensor
   ) {}
-  public func storeKV(_ k: Tensor, _ v: Tensor, kvHeads: Int, headDim: Int, _ segments: [AttentionSegment]) {}
-  public func attention(_ q: Tensor, _ form: AttentionForm, _ segments: [AttentionSegment], into out: Tensor) {}
+  public func store(_ x: Tensor, heads: Int, in plane: KVPlane, as order: KVOrder, at position: Int) {}
+  public func loadRows(_ plane: KVPlane, _ positions: Range<Int>, into out: Tensor) {}
+  public func attention(
+    _ q: Tensor, _ form: AttentionForm, _ segments: [AttentionSegment], sums: Tensor?, into out: Tensor
+  ) {}
+  public func projectHeads(
+    _ x: Tensor, heads: Int, _ weight: Tensor, kvHeads: Int, bias: Tensor?, transposed: Bool, into out: Tensor
+  ) {}
   public func activate(_ activation: Activation, gate: Tensor, up: Tensor?, into out: Tensor) {}
   public func add(_ a: Tensor, _ b: Tensor, into out: Tensor) {}
   public func scale(_ x: Tensor, by factor: Float) {}

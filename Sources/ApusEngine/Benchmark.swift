@@ -37,6 +37,8 @@ public struct Benchmark {
     /// Bytes of weights that one step reads, and operations (two a matrix element) that one token takes.
     public var bytesPerStep: Int
     public var operationsPerToken: Int
+    /// Bytes of keys and values that a token takes.
+    public var kvBytesPerToken: Int
 
     public var median: Double {
       let sorted = rates.sorted()
@@ -89,7 +91,8 @@ public struct Benchmark {
     }
     return Result(
       threads: runner.threads, batch: batch, tokens: options.tokens, rates: rates,
-      bytesPerStep: model.bytesPerStep, operationsPerToken: 2 * model.matrixElementsPerToken)
+      bytesPerStep: model.bytesPerStep, operationsPerToken: 2 * model.matrixElementsPerToken,
+      kvBytesPerToken: runner.kvBytesPerToken)
   }
 
   private func prompt(_ count: Int, _ salt: Int) -> [Int32] {

@@ -114,65 +114,87 @@ public struct GEMMArguments {
   }
 }
 
-/// Keys and values of one sequence in one layer, in blocks of 16 tokens (`KVLayout`).
+/// One kind of row that a layer keeps of each token of a sequence, in blocks of 16 tokens.
 ///
-/// Block number `i` holds the tokens `16·i ..< 16·i + 16` and starts at `k + table[i] · blockStride` (and `v + …`):
-/// - keys:   `[kvHeads][headDim][16]`, the tokens innermost, so that scores of 16 keys are one vector;
-/// - values: `[kvHeads][16][headDim]`.
+/// Block number `i` holds the tokens `16·i ..< 16·i + 16` and starts at `base + table[i − firstBlock] · blockStride`, either
+/// - as columns, `[heads][width][16]`, the tokens innermost, so that scores of 16 keys are one vector; or
+/// - as rows, `[heads][16][width]`.
 ///
-/// A contiguous cache has the identity table; a paged one any other. Elements are f16 or f32.
-public struct KVView {
-  public var k: UnsafeMutableRawPointer
-  public var v: UnsafeMutableRawPointer
+/// A contiguous cache has the identity table; a paged one any other. Elements are f16 or f32; `width` is a multiple of 16.
+public struct KVPlane {
+  public var base: UnsafeMutableRawPointer
   /// Bytes from one block to the next in the pool.
   public var blockStride: Int
   public var table: UnsafePointer<Int32>
   public var kind: DType
+  /// The first block of the table: a plane may hold a part of the tokens.
+  public var firstBlock: Int
 
   public init(
-    k: UnsafeMutableRawPointer, v: UnsafeMutableRawPointer, blockStride: Int, table: UnsafePointer<Int32>, kind: DType
+    base: UnsafeMutableRawPointer, blockStride: Int, table: UnsafePointer<Int32>, kind: DType, firstBlock: Int = 0
   ) {
-    self.k = k
-    self.v = v
+    self.base = base
     self.blockStride = blockStride
     self.table = table
     self.kind = kind
+    self.firstBlock = firstBlock
   }
+
+  /// Where block number `i` starts.
+  @inlinable public func block(_ i: Int) -> UnsafeMutableRawPointer { base + Int(table[i - firstBlock]) * blockStride }
 }
 
-/// Attention of some queries of one sequence over the keys and values in `kv`; flash-style (running maximum and sum),
+/// Attention of some queries of one sequence over some of its keys and values; flash-style (running maximum and sum),
 /// O(tile) memory, f32 arithmetic.
 ///
-/// Query `i` stands at position `firstPosition + i` and sees key `j` when all hold: `j < keyCount`; if `causal`,
+/// Query `i` stands at position `firstPosition + i` and sees key `j` when all hold: `j` is in `keyRange`; if `causal`,
 /// `j ≤ firstPosition + i`; if `window > 0`, `j > firstPosition + i − window` (and, not causal, also
 /// `j < firstPosition + i + window`); if `keyMask` is there, `keyMask[j] ≠ 0`. A query that sees nothing gives zeros.
 /// score = scale · q·k, then `softcap · tanh(score / softcap)` if softcap > 0, then `+ slope[h] · (j − i)` (ALiBi).
+///
+/// Keys can come in several ranges, ascending, all but the last ending at a multiple of 128: `sums` then carries what is
+/// known of each row from one call to the next, and the result has the bits of a single call.
 public struct AttentionArguments {
-  /// `[queries, heads · headDim]`, stride `ldq`. Query head `h` reads key head `h / (heads / kvHeads)`.
+  /// `[queries, heads · headDim]`, stride `ldq`. Query head `h` reads key head `h / (heads / keyHeads)`, and values alike.
   public var q: FloatPointer
   public var ldq: Int
-  /// `[queries, heads · headDim]`, stride `ldo`.
+  /// `[queries, heads · valueDim]`, stride `ldo`.
   public var out: MutableFloatPointer
   public var ldo: Int
   public var queries: Int
   public var heads: Int
-  public var kvHeads: Int
-  /// A multiple of 16.
+  /// As many as values have, or one that all read; and the other way round.
+  public var keyHeads: Int
+  public var valueHeads: Int
+  /// Of queries and keys; a multiple of 16.
   public var headDim: Int
+  /// Of values; a multiple of 16.
+  public var valueDim: Int
   public var firstPosition: Int
-  public var keyCount: Int
+  /// Starts at a multiple of 128.
+  public var keyRange: Range<Int>
   public var causal: Bool
   public var window: Int = 0
   public var scale: Float
   public var softcap: Float = 0
   public var slopes: FloatPointer? = nil
   public var keyMask: UnsafePointer<UInt8>? = nil
-  public var kv: KVView
+  /// As columns.
+  public var keys: KVPlane
+  /// As rows.
+  public var values: KVPlane
+  /// `[queries, heads, 2]`: greatest score and sum of exponentials of the ranges before. Nil: this range is the only one.
+  public var sums: MutableFloatPointer? = nil
+  /// Whether a range was before this one, and whether one comes after: `out` then holds sums that are not yet divided.
+  public var goesOn = false
+  public var isLast = true
 
   public init(
-    q: FloatPointer, ldq: Int, out: MutableFloatPointer, ldo: Int, queries: Int, heads: Int, kvHeads: Int, headDim: Int,
-    firstPosition: Int, keyCount: Int, causal: Bool, window: Int = 0, scale: Float, softcap: Float = 0,
-    slopes: FloatPointer? = nil, keyMask: UnsafePointer<UInt8>? = nil, kv: KVView
+    q: FloatPointer, ldq: Int, out: MutableFloatPointer, ldo: Int, queries: Int, heads: Int, keyHeads: Int,
+    valueHeads: Int? = nil, headDim: Int, valueDim: Int? = nil, firstPosition: Int, keyRange: Range<Int>, causal: Bool,
+    window: Int = 0, scale: Float, softcap: Float = 0, slopes: FloatPointer? = nil,
+    keyMask: UnsafePointer<UInt8>? = nil,
+    keys: KVPlane, values: KVPlane
   ) {
     self.q = q
     self.ldq = ldq
@@ -180,17 +202,20 @@ public struct AttentionArguments {
     self.ldo = ldo
     self.queries = queries
     self.heads = heads
-    self.kvHeads = kvHeads
+    self.keyHeads = keyHeads
+    self.valueHeads = valueHeads ?? keyHeads
     self.headDim = headDim
+    self.valueDim = valueDim ?? headDim
     self.firstPosition = firstPosition
-    self.keyCount = keyCount
+    self.keyRange = keyRange
     self.causal = causal
     self.window = window
     self.scale = scale
     self.softcap = softcap
     self.slopes = slopes
     self.keyMask = keyMask
-    self.kv = kv
+    self.keys = keys
+    self.values = values
   }
 }
 

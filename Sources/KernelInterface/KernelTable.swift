@@ -36,9 +36,13 @@ public struct KernelTable: Sendable {
   public var attentionItems: @Sendable (borrowing AttentionArguments) -> Int
   /// `(arguments, items, scratch)`.
   public var attention: @Sendable (borrowing AttentionArguments, Range<Int>, UnsafeMutableRawPointer) -> Void
-  /// `(view, k, ldk, v, ldv, tokens, kvHeads, headDim, firstPosition)`: stores `tokens` rows `[kvHeads · headDim]` of f32
-  /// keys and values at positions `firstPosition…` of the view, converted to its kind.
-  public var storeKV: @Sendable (KVView, FloatPointer, Int, FloatPointer, Int, Int, Int, Int, Int) -> Void
+  /// `(plane, x, ldx, tokens, width, firstPosition)`: stores `tokens` rows of f32 as columns `[width][16]` at positions
+  /// `firstPosition…`, converted to the plane's kind. `width` is that of all heads.
+  public var storeColumns: @Sendable (KVPlane, FloatPointer, Int, Int, Int, Int) -> Void
+  /// `(plane, x, ldx, tokens, heads, width, firstPosition)`: the same as rows `[heads][16][width]`.
+  public var storeRows: @Sendable (KVPlane, FloatPointer, Int, Int, Int, Int, Int) -> Void
+  /// `(plane, y, ldy, positions, width)`: the f32 rows of one head at some positions, as they were stored as rows.
+  public var loadRows: @Sendable (KVPlane, MutableFloatPointer, Int, Range<Int>, Int) -> Void
 
   // MARK: rows  (x and y may be the same memory)
   /// `(x, ldx, weight, eps, y, ldy, rows, n)`: y = x / √(mean(x²) + eps) · weight. `weight` nil means 1.
@@ -128,7 +132,9 @@ public struct KernelTable: Sendable {
     convertFromFloat: @escaping @Sendable (DType, FloatPointer, Int, UnsafeMutableRawPointer) -> Void,
     attentionItems: @escaping @Sendable (borrowing AttentionArguments) -> Int,
     attention: @escaping @Sendable (borrowing AttentionArguments, Range<Int>, UnsafeMutableRawPointer) -> Void,
-    storeKV: @escaping @Sendable (KVView, FloatPointer, Int, FloatPointer, Int, Int, Int, Int, Int) -> Void,
+    storeColumns: @escaping @Sendable (KVPlane, FloatPointer, Int, Int, Int, Int) -> Void,
+    storeRows: @escaping @Sendable (KVPlane, FloatPointer, Int, Int, Int, Int, Int) -> Void,
+    loadRows: @escaping @Sendable (KVPlane, MutableFloatPointer, Int, Range<Int>, Int) -> Void,
     rmsNorm: @escaping @Sendable (FloatPointer, Int, FloatPointer?, Float, MutableFloatPointer, Int, Int, Int) -> Void,
     layerNorm:
       @escaping @Sendable (FloatPointer, Int, FloatPointer?, FloatPointer?, Float, MutableFloatPointer, Int, Int, Int)
@@ -175,7 +181,9 @@ public struct KernelTable: Sendable {
     self.convertFromFloat = convertFromFloat
     self.attentionItems = attentionItems
     self.attention = attention
-    self.storeKV = storeKV
+    self.storeColumns = storeColumns
+    self.storeRows = storeRows
+    self.loadRows = loadRows
     self.rmsNorm = rmsNorm
     self.layerNorm = layerNorm
     self.softmax = softmax

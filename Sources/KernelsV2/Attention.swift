@@ -14,7 +14,10 @@ let attentionSpan = 128
 /// Rows of the greatest tile.
 private let mostRows = 12
 
-/// Which rows a tile has: `count` consecutive ones of the `queries · group` rows of a key head, padded to a size that the
+/// Query heads that read the same keys and the same values are a group.
+@inline(__always) private func groups(_ a: AttentionArguments) -> Int { max(a.keyHeads, a.valueHeads) }
+
+/// Which rows a tile has: `count` consecutive ones of the `queries · group` rows of a group, padded to a size that the
 /// inner loops are written for.
 private struct Tiling {
   var group: Int
@@ -23,18 +26,18 @@ private struct Tiling {
   var tiles: Int
 
   @inline(__always) init(_ a: AttentionArguments) {
-    group = a.heads / a.kvHeads
+    group = a.heads / groups(a)
     rows = a.queries * group
     let most = compiledLevel == 4 ? mostRows : 6
-    // With a single key head one tile would leave the other threads idle: take two.
-    tileRows = a.kvHeads == 1 && rows > 1 && rows <= most ? (rows + 1) / 2 : most
+    // With a single group one tile would leave the other threads idle: take two.
+    tileRows = groups(a) == 1 && rows > 1 && rows <= most ? (rows + 1) / 2 : most
     tiles = (rows + tileRows - 1) / tileRows
   }
 }
 
 func attentionItems(_ arguments: borrowing AttentionArguments) -> Int {
   let a = copy arguments
-  return a.queries == 0 ? 0 : Tiling(a).tiles * a.kvHeads
+  return a.queries == 0 ? 0 : Tiling(a).tiles * groups(a)
 }
 
 func attention(_ arguments: borrowing AttentionArguments, _ items: Range<Int>, _ scratch: UnsafeMutableRawPointer) {
@@ -43,7 +46,7 @@ func attention(_ arguments: borrowing AttentionArguments, _ items: Range<Int>, _
   for item in items {
     // Late queries see most keys: they go first, so that threads finish together.
     let tile = tiling.tiles - 1 - item % tiling.tiles
-    attendTile(a, tiling, kvHead: item / tiling.tiles, firstRow: tile * tiling.tileRows, scratch)
+    attendTile(a, tiling, groupIndex: item / tiling.tiles, firstRow: tile * tiling.tileRows, scratch)
   }
 }
 
@@ -53,31 +56,42 @@ struct AttentionTile {
   var rows: Int
   var count: Int
   var headDim: Int
+  var valueDim: Int
   /// Queries `[headDim][rows]`.
   var q: MutableFloatPointer
   /// Scores, then probabilities `[rows][attentionSpan]`.
   var p: MutableFloatPointer
-  /// Sums of values `[rows][headDim]`, not yet divided by the sum of probabilities.
+  /// Sums of values `[rows][valueDim]`, not yet divided by the sum of probabilities.
   var o: MutableFloatPointer
   /// What a new maximum leaves of the older sums, a row each.
   var factors: MutableFloatPointer
-  /// The key head's first element in block 0 of the pools.
-  var k: UnsafeRawPointer
-  var v: UnsafeRawPointer
-  var blockStride: Int
-  var table: UnsafePointer<Int32>
-  var isHalf: Bool
+  /// The head's first element in block 0 of each pool.
+  var keys: KVPlane
+  var values: KVPlane
   /// The blocks of 16 keys of this span that some row sees, and how many keys of the last one.
   var firstBlock = 0
   var blocks = 0
   var lastKeys = 16
 
-  @inline(__always) func keys(_ block: Int) -> UnsafeRawPointer { k + Int(table[firstBlock + block]) * blockStride }
-  @inline(__always) func values(_ block: Int) -> UnsafeRawPointer { v + Int(table[firstBlock + block]) * blockStride }
+  @inline(__always) func keys(_ block: Int) -> UnsafeRawPointer {
+    UnsafeRawPointer(keys.block(firstBlock + block))
+  }
+  @inline(__always) func values(_ block: Int) -> UnsafeRawPointer {
+    UnsafeRawPointer(values.block(firstBlock + block))
+  }
+}
+
+extension KVPlane {
+  /// The plane of one head.
+  @inline(__always) fileprivate func head(_ head: Int, width: Int) -> KVPlane {
+    var plane = self
+    plane.base += head * width * 16 * kind.blockBytes
+    return plane
+  }
 }
 
 @inline(never) private func attendTile(
-  _ a: AttentionArguments, _ tiling: Tiling, kvHead: Int, firstRow: Int, _ scratch: UnsafeMutableRawPointer
+  _ a: AttentionArguments, _ tiling: Tiling, groupIndex: Int, firstRow: Int, _ scratch: UnsafeMutableRawPointer
 ) {
   let d = a.headDim
   let count = min(tiling.tileRows, tiling.rows - firstRow)
@@ -93,32 +107,33 @@ struct AttentionTile {
   let p = memory + 128
   let q = p + mostRows * attentionSpan
   let o = q + mostRows * d
-  let size = a.kv.kind.blockBytes
+  let valueDim = a.valueDim
   var t = AttentionTile(
-    rows: rows, count: count, headDim: d, q: q, p: p, o: o, factors: factors,
-    k: UnsafeRawPointer(a.kv.k) + kvHead * d * 16 * size, v: UnsafeRawPointer(a.kv.v) + kvHead * d * 16 * size,
-    blockStride: a.kv.blockStride, table: a.kv.table, isHalf: a.kv.kind == .f16)
+    rows: rows, count: count, headDim: d, valueDim: valueDim, q: q, p: p, o: o, factors: factors,
+    keys: a.keys.head(a.keyHeads == 1 ? 0 : groupIndex, width: d),
+    values: a.values.head(a.valueHeads == 1 ? 0 : groupIndex, width: valueDim))
 
   // What each row sees: keys low ..< high. Padding rows repeat the last row; nothing of them is kept.
   var (least, most) = (Int.max, 0)
   for r in 0..<rows {
     let row = firstRow + min(r, count - 1)
     let position = a.firstPosition + row / tiling.group
-    var (from, to) = (0, a.keyCount)
+    var (from, to) = (a.keyRange.lowerBound, a.keyRange.upperBound)
     if a.causal { to = min(to, position + 1) }
     if a.window > 0 {
-      from = max(0, position - a.window + 1)
+      from = max(from, position - a.window + 1)
       if !a.causal { to = min(to, position + a.window) }
     }
     (low[r], high[r]) = (from, max(from, to))
     if from < to { (least, most) = (min(least, from), max(most, to)) }
-    let source = a.q + row / tiling.group * a.ldq + (kvHead * tiling.group + row % tiling.group) * d
+    let source = a.q + row / tiling.group * a.ldq + (groupIndex * tiling.group + row % tiling.group) * d
     for i in 0..<d { q[i * rows + r] = source[i] }
   }
   store16(maxima, V16(repeating: -.infinity))
   store16(sums, .zero)
   store16(tops, V16(repeating: -.infinity))
-  o.update(repeating: 0, count: rows * d)
+  o.update(repeating: 0, count: rows * valueDim)
+  if a.goesOn { resume(a, tiling, groupIndex, firstRow, count, o, maxima, sums) }
 
   var key = least == .max ? most : least / attentionSpan * attentionSpan
   while key < most {
@@ -130,7 +145,7 @@ struct AttentionTile {
     for r in 0..<count {
       let row = firstRow + r
       tops[r] = finishScores(
-        a, t, r, low: low[r], high: high[r], slope: a.slopes?[kvHead * tiling.group + row % tiling.group] ?? 0,
+        a, t, r, low: low[r], high: high[r], slope: a.slopes?[groupIndex * tiling.group + row % tiling.group] ?? 0,
         position: a.firstPosition + row / tiling.group, isPlain: isPlain)
     }
     probabilities(t, tops, maxima, sums, isPlain ? a.scale : 1)
@@ -138,11 +153,38 @@ struct AttentionTile {
     key += attentionSpan
   }
 
+  if a.isLast {
+    for r in 0..<count {
+      let (out, _) = place(a, tiling, groupIndex, firstRow + r)
+      let factor = sums[r] > 0 ? 1 / sums[r] : 0
+      for i in stride(from: 0, to: valueDim, by: 16) { store16(out + i, load16(o + r * valueDim + i) * factor) }
+    }
+  } else {
+    for r in 0..<count {
+      let (out, known) = place(a, tiling, groupIndex, firstRow + r)
+      out.update(from: o + r * valueDim, count: valueDim)
+      if let known { (known[0], known[1]) = (maxima[r], sums[r]) }
+    }
+  }
+}
+
+/// Where a row's sums of values go, and what is known of it.
+@inline(__always) private func place(
+  _ a: AttentionArguments, _ tiling: Tiling, _ groupIndex: Int, _ row: Int
+) -> (out: MutableFloatPointer, known: MutableFloatPointer?) {
+  let (query, head) = (row / tiling.group, groupIndex * tiling.group + row % tiling.group)
+  return (a.out + query * a.ldo + head * a.valueDim, a.sums.map { $0 + (query * a.heads + head) * 2 })
+}
+
+/// Goes on where the range of keys before this one ended.
+@inline(never) private func resume(
+  _ a: AttentionArguments, _ tiling: Tiling, _ groupIndex: Int, _ firstRow: Int, _ count: Int, _ o: MutableFloatPointer,
+  _ maxima: MutableFloatPointer, _ sums: MutableFloatPointer
+) {
   for r in 0..<count {
-    let row = firstRow + r
-    let out = a.out + row / tiling.group * a.ldo + (kvHead * tiling.group + row % tiling.group) * d
-    let factor = sums[r] > 0 ? 1 / sums[r] : 0
-    for i in stride(from: 0, to: d, by: 16) { store16(out + i, load16(o + r * d + i) * factor) }
+    let (out, known) = place(a, tiling, groupIndex, firstRow + r)
+    (o + r * a.valueDim).update(from: out, count: a.valueDim)
+    if let known { (maxima[r], sums[r]) = (known[0], known[1]) }
   }
 }
 

@@ -13,26 +13,26 @@ import KernelInterface
 /// `p[r][key] = q[r] · k[key]` for the keys of the span.
 @inline(__always) func scores(_ t: AttentionTile) {
   switch t.rows {
-  case 1: t.isHalf ? scores1Half(t) : scores1Float(t)
-  case 2: t.isHalf ? scores2Half(t) : scores2Float(t)
-  case 3: t.isHalf ? scores3Half(t) : scores3Float(t)
-  case 4: t.isHalf ? scores4Half(t) : scores4Float(t)
-  case 6: t.isHalf ? scores6Half(t) : scores6Float(t)
-  case 8: t.isHalf ? scores8Half(t) : scores8Float(t)
-  default: t.isHalf ? scores12Half(t) : scores12Float(t)
+  case 1: t.keys.kind == .f16 ? scores1Half(t) : scores1Float(t)
+  case 2: t.keys.kind == .f16 ? scores2Half(t) : scores2Float(t)
+  case 3: t.keys.kind == .f16 ? scores3Half(t) : scores3Float(t)
+  case 4: t.keys.kind == .f16 ? scores4Half(t) : scores4Float(t)
+  case 6: t.keys.kind == .f16 ? scores6Half(t) : scores6Float(t)
+  case 8: t.keys.kind == .f16 ? scores8Half(t) : scores8Float(t)
+  default: t.keys.kind == .f16 ? scores12Half(t) : scores12Float(t)
   }
 }
 
 /// `o[r] = factors[r] · o[r] + Σ p[r][key] · v[key]` over the keys of the span.
 @inline(__always) func weightedValues(_ t: AttentionTile) {
   switch t.rows {
-  case 1: t.isHalf ? values1Half(t) : values1Float(t)
-  case 2: t.isHalf ? values2Half(t) : values2Float(t)
-  case 3: t.isHalf ? values3Half(t) : values3Float(t)
-  case 4: t.isHalf ? values4Half(t) : values4Float(t)
-  case 6: t.isHalf ? values6Half(t) : values6Float(t)
-  case 8: t.isHalf ? values8Half(t) : values8Float(t)
-  default: t.isHalf ? values12Half(t) : values12Float(t)
+  case 1: t.values.kind == .f16 ? values1Half(t) : values1Float(t)
+  case 2: t.values.kind == .f16 ? values2Half(t) : values2Float(t)
+  case 3: t.values.kind == .f16 ? values3Half(t) : values3Float(t)
+  case 4: t.values.kind == .f16 ? values4Half(t) : values4Float(t)
+  case 6: t.values.kind == .f16 ? values6Half(t) : values6Float(t)
+  case 8: t.values.kind == .f16 ? values8Half(t) : values8Float(t)
+  default: t.values.kind == .f16 ? values12Half(t) : values12Float(t)
   }
 }
 
@@ -56,18 +56,18 @@ import KernelInterface
   _ t: AttentionTile, rows: Int, vectors: Int, size: Int, _ load: (UnsafeRawPointer) -> V16
 ) {
   // Vectors beyond the head's end repeat the last one and are not stored.
-  let edge = t.headDim - 16
-  for i in stride(from: 0, to: t.headDim, by: 16 * vectors) {
+  let edge = t.valueDim - 16
+  for i in stride(from: 0, to: t.valueDim, by: 16 * vectors) {
     var acc = Tile12x2()
-    acc.load(rows: rows, vectors: vectors, from: t.o + i, stride: t.headDim, last: (edge - i) / 16, scales: t.factors)
+    acc.load(rows: rows, vectors: vectors, from: t.o + i, stride: t.valueDim, last: (edge - i) / 16, scales: t.factors)
     for block in 0..<t.blocks {
       let v = t.values(block)
       acc.accumulate(
         rows: rows, vectors: vectors, steps: block < t.blocks - 1 ? 16 : t.lastKeys, a: t.p + block * 16,
         rowA: attentionSpan, stepA: 1, v + min(i + 0, edge) * size, v + min(i + 16, edge) * size,
-        stepB: t.headDim * size, load)
+        stepB: t.valueDim * size, load)
     }
-    acc.store(rows: rows, vectors: vectors, to: t.o + i, stride: t.headDim, last: (edge - i) / 16)
+    acc.store(rows: rows, vectors: vectors, to: t.o + i, stride: t.valueDim, last: (edge - i) / 16)
   }
 }
 
@@ -91,18 +91,18 @@ import KernelInterface
   _ t: AttentionTile, rows: Int, vectors: Int, size: Int, _ load: (UnsafeRawPointer) -> V16
 ) {
   // Vectors beyond the head's end repeat the last one and are not stored.
-  let edge = t.headDim - 16
-  for i in stride(from: 0, to: t.headDim, by: 16 * vectors) {
+  let edge = t.valueDim - 16
+  for i in stride(from: 0, to: t.valueDim, by: 16 * vectors) {
     var acc = Tile6x4()
-    acc.load(rows: rows, vectors: vectors, from: t.o + i, stride: t.headDim, last: (edge - i) / 16, scales: t.factors)
+    acc.load(rows: rows, vectors: vectors, from: t.o + i, stride: t.valueDim, last: (edge - i) / 16, scales: t.factors)
     for block in 0..<t.blocks {
       let v = t.values(block)
       acc.accumulate(
         rows: rows, vectors: vectors, steps: block < t.blocks - 1 ? 16 : t.lastKeys, a: t.p + block * 16,
         rowA: attentionSpan, stepA: 1, v + min(i + 0, edge) * size, v + min(i + 16, edge) * size,
-        v + min(i + 32, edge) * size, v + min(i + 48, edge) * size, stepB: t.headDim * size, load)
+        v + min(i + 32, edge) * size, v + min(i + 48, edge) * size, stepB: t.valueDim * size, load)
     }
-    acc.store(rows: rows, vectors: vectors, to: t.o + i, stride: t.headDim, last: (edge - i) / 16)
+    acc.store(rows: rows, vectors: vectors, to: t.o + i, stride: t.valueDim, last: (edge - i) / 16)
   }
 }
 

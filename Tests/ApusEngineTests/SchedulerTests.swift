@@ -23,17 +23,21 @@ import Testing
 
   /// Requests come, fork and go at random in a pool that is too small for them; after each step the books must balance,
   /// and in the end each answer must be the one that its prompt gets alone.
-  @Test(arguments: 0..<4) func randomRequestsGetTheAnswersThatTheyGetAlone(round: Int) async throws {
+  @Test(arguments: 0..<4, [KVLayoutChoice.dense, .rankV, .rankKV])
+  func randomRequestsGetTheAnswersThatTheyGetAlone(round: Int, layout: KVLayoutChoice) async throws {
     let seed = UInt64.random(in: 0 ... .max)
     var random = TestRandom(seed: seed)
-    let model = try tinyModel(seed: 7)
-    let alone = try TextGenerator(model, RunnerOptions(threads: 1))
-    let scorer = try Scorer(model, RunnerOptions(threads: 1), tokens: 256)
+    // Narrow rows instead of keys and values of 32 elements, in each of two layers, in f16.
+    let model = try tinyModel(seed: 7, kvRank: layout == .dense ? nil : 16)
+    let elements = [.dense: 32 + 32, .rankV: 32 + 16, .rankKV: 16 + 16][layout]!
+    let blockBytes = 2 * elements * 16 * 2
+    let alone = try TextGenerator(model, RunnerOptions(threads: 1, kvLayout: layout))
+    let scorer = try Scorer(model, RunnerOptions(threads: 1, kvLayout: layout), tokens: 256)
     var scored = 0
-    let blockBytes = 2 * 2 * 16 * 2 * 16 * 2
     let runner = try ModelRunner(
       model,
-      RunnerOptions(threads: 1, maxSequences: 6, maxBatchTokens: 40, kvPoolBytes: (16 + 6 * round) * blockBytes))
+      RunnerOptions(
+        threads: 1, maxSequences: 6, maxBatchTokens: 40, kvPoolBytes: (16 + 6 * round) * blockBytes, kvLayout: layout))
     var time = 0.0
     let figures = PublishedStats()
     let scheduler = Scheduler(runner, BatchOptions(maxRunning: 6), figures) {

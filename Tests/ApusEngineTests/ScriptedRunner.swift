@@ -39,7 +39,7 @@ final class ScriptedRunner: SequenceRunner {
   let contextLength: Int
   let maxBatchTokens: Int
   let vocabularySize = 259
-  let memory = MemoryReport(weights: 0, persistent: 0, kv: 0, transientPlan: 0, transientHighWater: 0)
+  let memory = MemoryReport(weights: 0, persistent: 0, kv: 0, kvPerToken: 0, transientPlan: 0, transientHighWater: 0)
   /// The logits after the given tokens.
   var logits: ([Int32]) -> [Float]
   /// How many tokens each forward took.

@@ -3,8 +3,9 @@ import ApusCompute
 @testable import ApusEngine
 @testable import ApusModels
 
-/// A small decoder of random f32 weights over bytes: grouped keys, RoPE, gated feed-forward.
-func tinyModel(seed: UInt64 = 1, contextLength: Int = 256) throws -> LoadedModel {
+/// A small decoder of random f32 weights over bytes: grouped keys, RoPE, gated feed-forward; with `kvRank` keys and values
+/// are products of factors of that rank.
+func tinyModel(seed: UInt64 = 1, contextLength: Int = 256, kvRank: Int? = nil) throws -> LoadedModel {
   var config = CausalLM()
   config.dim = 64
   config.vocabulary = ByteTokenizer().vocabularySize
@@ -23,7 +24,18 @@ func tinyModel(seed: UInt64 = 1, contextLength: Int = 256) throws -> LoadedModel
   return try LoadedModel(name: "tiny", architecture: "test", config: config, tokenizer: ByteTokenizer()) { specs in
     try Parameters(
       specs,
-      matrix: { spec in StoredWeight(values(spec) { 2 * $0 / Float(spec.columns).squareRoot() }) },
+      matrix: { spec in
+        func weight(_ rows: Int, _ columns: Int) -> StoredWeight {
+          var part = spec
+          (part.rows, part.columns) = (rows, columns)
+          return StoredWeight(values(part) { 2 * $0 / Float(columns).squareRoot() })
+        }
+        guard let kvRank, spec.path.contains(".key.") || spec.path.contains(".value.") else {
+          return weight(spec.rows, spec.columns)
+        }
+        return LowRankWeight(
+          down: DownFactor(weight(kvRank, spec.columns)), up: weight(spec.rows, kvRank))
+      },
       vector: { spec in values(spec) { 1 + 0.1 * $0 } })
   }
 }

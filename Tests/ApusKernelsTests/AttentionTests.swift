@@ -4,7 +4,7 @@ import Testing
 
 /// Attention and the KV layout against the definition in Double arithmetic, at every level.
 @Suite struct AttentionTests {
-  /// One sequence's keys and values, stored by `storeKV` into a paged pool whose free slots hold NaN.
+  /// One sequence's keys and values, stored into a paged pool whose free slots hold NaN.
   final class Cache {
     let kind: DType, kvHeads: Int, headDim: Int, tokens: Int, blockStride: Int
     let k: UnsafeMutableRawPointer, v: UnsafeMutableRawPointer
@@ -29,9 +29,8 @@ import Testing
       // In two pieces, the second starting inside a block.
       let cut = tokens / 3
       for (first, count) in [(0, cut), (cut, tokens - cut)] {
-        kernels.storeKV(
-          view, [Float](keys[(first * width)...]), width, [Float](values[(first * width)...]), width, count, kvHeads,
-          headDim, first)
+        kernels.storeColumns(keyPlane, [Float](keys[(first * width)...]), width, count, width, first)
+        kernels.storeRows(valuePlane, [Float](values[(first * width)...]), width, count, kvHeads, headDim, first)
       }
       if kind == .f16 {
         keys = Self.rounded(keys, kernels)
@@ -45,7 +44,8 @@ import Testing
       table.deallocate()
     }
 
-    var view: KVView { KVView(k: k, v: v, blockStride: blockStride, table: table, kind: kind) }
+    var keyPlane: KVPlane { KVPlane(base: k, blockStride: blockStride, table: table, kind: kind) }
+    var valuePlane: KVPlane { KVPlane(base: v, blockStride: blockStride, table: table, kind: kind) }
 
     private static func rounded(_ x: [Float], _ kernels: KernelTable) -> [Float] {
       var half = [UInt16](repeating: 0, count: x.count), y = x
@@ -94,10 +94,12 @@ import Testing
           out.withUnsafeMutableBufferPointer { out in
             let arguments = AttentionArguments(
               q: q.baseAddress! + range.lowerBound * width, ldq: width, out: out.baseAddress!, ldo: ldo,
-              queries: range.count, heads: c.heads, kvHeads: c.kvHeads, headDim: c.headDim,
-              firstPosition: c.first + range.lowerBound, keyCount: c.keyCount, causal: c.causal, window: c.window,
+              queries: range.count, heads: c.heads, keyHeads: c.kvHeads, headDim: c.headDim,
+              firstPosition: c.first + range.lowerBound, keyRange: 0..<c.keyCount, causal: c.causal, window: c.window,
               scale: 1 / Float(c.headDim).squareRoot(), softcap: c.softcap,
-              slopes: c.slopes ? slopes.baseAddress : nil, keyMask: c.masked ? mask.baseAddress : nil, kv: cache.view)
+              slopes: c.slopes ? slopes.baseAddress : nil, keyMask: c.masked ? mask.baseAddress : nil,
+              keys: cache.keyPlane,
+              values: cache.valuePlane)
             let items = table.attentionItems(arguments)
             // Items are independent: any order and any split gives the same.
             if reverse {
@@ -202,7 +204,7 @@ import Testing
   }
 
   @Test(arguments: [DType.f32, .f16])
-  func `storeKV writes the same bytes at every level, and only its own tokens`(kind: DType) {
+  func `what is stored is the same bytes at every level, in its own tokens only`(kind: DType) {
     var stored: [[UInt8]] = []
     for table in testTables {
       var random = TestRandom(seed: 34)

@@ -27,9 +27,9 @@ import Testing
     "host": "0.0.0.0", "port": "9000", "uds": "/run/apus.sock", "models": "[a, b]", "api-key-file": "keys.txt",
     "keys": "{ops: {role: admin}, admin: {role: tenant}}",
     "tls.certificate": "cert.pem", "tls.key": "key.pem", "allowed-origins": #"["*"]"#, "kv-pool": "512",
-    "max-running": "8", "max-queue": "16", "idle-unload": "1.5", "drain-timeout": "0", "responses": "r.sqlite",
-    "collections": "library", "grpc-port": "50051", "tenant-quota.vectors": "1000", "tenant-quota.bytes": "0",
-    "tenant-quota.queries": "2.5",
+    "kv-layout": "rank-kv", "max-running": "8", "max-queue": "16", "idle-unload": "1.5", "drain-timeout": "0",
+    "responses": "r.sqlite", "collections": "library", "grpc-port": "50051", "tenant-quota.vectors": "1000",
+    "tenant-quota.bytes": "0", "tenant-quota.queries": "2.5",
     "body-limit": "1000", "threads": "2", "context": "2048", "exact": "true", "log.level": "debug",
     "log.format": "json", "log.prompts": "true", "trace-file": "spans.jsonl",
   ]
@@ -46,6 +46,7 @@ import Testing
     all.tlsKey = "key.pem"
     all.allowedOrigins = ["*"]
     all.kvPool = 512
+    all.kvLayout = .rankKV
     all.maxRunning = 8
     all.maxQueue = 16
     all.idleUnload = 1.5
@@ -147,8 +148,8 @@ import Testing
       """)
     let keys =
       "allowed-origins, api-key-file, body-limit, collections, context, drain-timeout, exact, grpc-port, host, "
-      + "idle-unload, keys, kv-pool, log, max-queue, max-running, models, port, responses, tenant-quota, threads, tls, "
-      + "trace-file, uds"
+      + "idle-unload, keys, kv-layout, kv-pool, log, max-queue, max-running, models, port, responses, tenant-quota, threads, "
+      + "tls, trace-file, uds"
     #expect(
       found == [
         .init(line: 2, path: "prot", seen: "an unknown key", expected: keys, suggestion: "port"),

@@ -90,14 +90,17 @@ public struct OutputPCA: Sendable {
 
   /// The factors of a rank, in f32, each column of up as long as its row of down.
   ///
-  /// Throws `parameter` when `rank` is below 1, or above the leading directions when those were computed alone.
-  public func factorise(rank: Int, on pool: ThreadPool) throws(CompressionError) -> Factorisation {
+  /// `keepingDense` false gives factors of a rank that spares no parameters too. Throws `parameter` when `rank` is below 1,
+  /// or above the leading directions when those were computed alone.
+  public func factorise(
+    rank: Int, keepingDense: Bool = true, on pool: ThreadPool
+  ) throws(CompressionError) -> Factorisation {
     guard rank >= 1 else {
       throw CompressionError(
         kind: .parameter, what: "rank", seen: "\(rank)", expected: "at least 1",
         wayOut: "a matrix without outputs is dropped by the caller, not factorised")
     }
-    if Double(rank) >= breakEven { return .keepDense(rank: rank, breakEven: breakEven) }
+    if keepingDense && Double(rank) >= breakEven { return .keepDense(rank: rank, breakEven: breakEven) }
     guard rank <= spectrum.count else {
       throw CompressionError(
         kind: .parameter, what: "rank", seen: "\(rank)", expected: "at most the \(spectrum.count) leading directions",

@@ -3,12 +3,14 @@ import ApusKernels
 import ApusModels
 
 extension LoadedModel {
-  /// The same model, which shows what goes into the first matrix of each group, in the order of a pass, on the thread that
-  /// runs it.
+  /// The same model, which shows what goes into the first matrix of each input's groups, in the order of a pass, on the
+  /// thread that runs it.
   func tapped(
-    _ groups: [LinearGroup], _ see: @escaping @Sendable (_ group: String, _ rows: Matrix<Float>) -> Void
+    _ groups: [LinearGroup], _ see: @escaping @Sendable (_ input: String, _ rows: Matrix<Float>) -> Void
   ) -> LoadedModel {
-    let names = Dictionary(uniqueKeysWithValues: groups.map { ($0.members[0], $0.name) })
+    // Groups that read one input see it once.
+    var names: [String: String] = [:]
+    for group in groups where !names.values.contains(group.input) { names[group.members[0]] = group.input }
     return with(
       parameters: parameters.mapMatrices { spec, weight in
         names[spec.path].map { name in TappedWeight(weight: weight) { see(name, $0) } } ?? weight

@@ -2,8 +2,10 @@ import ApusModels
 
 /// Matrices of a model's layer that read one input, and so can share a down factor.
 public struct LinearGroup: Sendable, Equatable {
-  /// Of the input, e.g. `layers.3.attention.input`: what statistics are kept under.
+  /// E.g. `layers.3.attention.input`.
   public var name: String
+  /// What statistics of the input are kept under; groups may read one input through factors of their own.
+  public var input: String
   /// The same part of every layer, e.g. `attention.input`.
   public var kind: String
   public var layer: Int
@@ -12,6 +14,7 @@ public struct LinearGroup: Sendable, Equatable {
   /// `[rows, columns]` of the matrices on top of each other.
   public var rows: Int
   public var columns: Int
+  public var rank = RankRule.allocated
 
   /// What may be low-rank, by the last parts of its path: all else (embeddings, routers, experts) stays as it is.
   private static let inputs = [
@@ -35,7 +38,8 @@ public struct LinearGroup: Sendable, Equatable {
       } else {
         groups.append(
           LinearGroup(
-            name: name, kind: kind, layer: layer, members: [spec.path], rows: spec.rows, columns: spec.columns))
+            name: name, input: name, kind: kind, layer: layer, members: [spec.path], rows: spec.rows,
+            columns: spec.columns))
       }
     }
     let order = ["attention.input", "attention.output", "feedForward.input", "feedForward.hidden"]
@@ -46,6 +50,16 @@ public struct LinearGroup: Sendable, Equatable {
 
   /// The bias beside a matrix, as a path.
   static func bias(of member: String) -> String { String(member.dropLast("weight".count)) + "bias" }
+}
+
+/// Who says a group's rank.
+public enum RankRule: Sendable, Equatable {
+  /// An allocator, within a budget of parameters.
+  case allocated
+  /// This one, whether or not the factors are smaller than the matrices.
+  case fixed(Int)
+  /// The least that keeps a share of the outputs' energy; the matrices stay as they are when that is all of them.
+  case energy(Double)
 }
 
 extension LoadedModel {

@@ -56,7 +56,7 @@ public struct ModelCompressor {
     _ model: LoadedModel, _ groups: [LinearGroup]?, _ method: FactorMethod?, _ encoding: FactorEncoding,
     _ threads: Int?,
     statistics: (String) throws -> InputStatistics,
-    refit: (_ group: String, [Matrix<Float>], _ isCentred: Bool) throws -> ShiftedInputs.Refit?,
+    refit: (_ input: String, [Matrix<Float>], _ isCentred: Bool) throws -> ShiftedInputs.Refit?,
     _ progress: (Double) -> Void
   ) throws {
     self.model = model
@@ -74,9 +74,9 @@ public struct ModelCompressor {
     for group in all {
       let hasBias = group.members.allSatisfy { model.parameters.vector(LinearGroup.bias(of: $0)) != nil }
       let method = method ?? .outputPCA(centred: hasBias)
-      let metric = try method.metric(for: try statistics(group.name))
+      let metric = try method.metric(for: try statistics(group.input))
       var matrices = try group.members.map(model.dense)
-      let refit = try refit(group.name, matrices, method == .outputPCA(centred: true))
+      let refit = try refit(group.input, matrices, method == .outputPCA(centred: true))
       if let refit { matrices = refit.matrices }
       biasShifts.append(refit?.biasShifts)
       directions.append(try OutputPCA(of: matrices, in: metric, on: pool))
@@ -104,6 +104,7 @@ public struct ModelCompressor {
   ) throws -> [Double] {
     let layers = layers()
     return try groups.indices.map { i in
+      guard groups[i].rank == .allocated else { return 1 }
       defer { progress(Double(i + 1) / Double(groups.count)) }
       let rank = max(1, Int(layers[i].breakEven / 2))
       var choices = [RankChoice](repeating: .dense, count: groups.count)
@@ -113,16 +114,55 @@ public struct ModelCompressor {
     }
   }
 
-  /// A choice for each group that keeps at most `ratio` of the parameters of all, in ranks that the encoding can store.
+  /// A choice for each group that keeps at most `ratio` of the parameters of those whose rank is to be allocated, in ranks
+  /// that the encoding can store.
   public func ranks(
-    ratio: Double, by allocator: any RankAllocator, sensitivities: [Double]? = nil
+    ratio: Double = 1, by allocator: any RankAllocator = UniformAllocator(), sensitivities: [Double]? = nil
   ) throws -> [RankChoice] {
     guard ratio > 0, ratio <= 1 else {
       throw CompressionError(kind: .parameter, what: "ratio", seen: "\(ratio)", expected: "above 0, at most 1")
     }
-    let budget = Int(ratio * Double(groups.reduce(0) { $0 + $1.parameters }))
+    let allocated = groups.indices.filter { groups[$0].rank == .allocated }
+    let budget = Int(ratio * Double(allocated.reduce(0) { $0 + groups[$1].parameters }))
     let layers = layers(sensitivities)
-    let wanted = try allocator.ranks(for: layers, budget: budget)
+    let wanted = try allocator.ranks(for: allocated.map { layers[$0] }, budget: budget)
+    var choices = try groups.indices.map { try ruled($0) }
+    for (i, choice) in zip(allocated, stored(wanted, of: allocated.map { layers[$0] }, budget: budget)) {
+      choices[i] = choice
+    }
+    return choices
+  }
+
+  /// What a group's own rule says; dense for one that is to be allocated. Throws `parameter` for a rank that no factors
+  /// have.
+  private func ruled(_ index: Int) throws(CompressionError) -> RankChoice {
+    let group = groups[index]
+    let most = min(group.rows, group.columns)
+    switch group.rank {
+    case .allocated: return .dense
+    case .fixed(let rank):
+      guard (1...most).contains(rank), rank % encoding.rankMultiple == 0 else {
+        throw CompressionError(
+          kind: .parameter, what: "rank of '\(group.name)'", seen: "\(rank)",
+          expected: "1 to \(most), in multiples of \(encoding.rankMultiple) for \(encoding.rawValue)")
+      }
+      return .rank(rank)
+    case .energy(let share):
+      var left = directions[index].energy * (1 - share)
+      // From the last direction on: as many are cut as there is loss to spare.
+      var rank = directions[index].spectrum.count
+      while rank > 1, directions[index].spectrum[rank - 1] <= left {
+        rank -= 1
+        left -= directions[index].spectrum[rank]
+      }
+      let multiple = max(KVFactors.rankMultiple, encoding.rankMultiple)
+      rank = (rank + multiple - 1) / multiple * multiple
+      return rank < most ? .rank(rank) : .dense
+    }
+  }
+
+  /// The choices in ranks that the encoding can store.
+  private func stored(_ wanted: [RankChoice], of layers: [RankedLayer], budget: Int) -> [RankChoice] {
     let multiple = encoding.rankMultiple
     if multiple == 1 { return wanted }
     var choices = wanted.map { choice -> RankChoice in
@@ -156,7 +196,8 @@ public struct ModelCompressor {
         result.keep(groups[i])
         continue
       }
-      switch try directions[i].factorise(rank: rank, on: pool) {
+      let isRuled = groups[i].rank != .allocated
+      switch try directions[i].factorise(rank: rank, keepingDense: !isRuled, on: pool) {
       case .keepDense: result.keep(groups[i])
       case .lowRank(let factors, let loss):
         // Fewer directions than were asked for: the rest of a block is zeros.

@@ -23,7 +23,7 @@ struct PairedCalibration {
     pool = ThreadPool(threads: threads)
   }
 
-  /// By group. `progress` gets the tokens so far.
+  /// By input. `progress` gets the tokens so far.
   func run(_ corpus: Corpus, progress: (Int) -> Void) throws -> [String: ShiftedInputs] {
     let observer = PairObserver(pool)
     let first = try SilentPass(original.tapped(groups) { observer.seeOriginal($1, $0) }, threads: threads, exact: exact)
@@ -45,7 +45,7 @@ struct PairedCalibration {
   }
 }
 
-/// Pairs what both models showed: each shows a group's rows in the same order and pieces.
+/// Pairs what both models showed: each shows an input's rows in the same order and pieces.
 ///
 /// `@unchecked Sendable`: only the thread that runs the models touches it.
 private final class PairObserver: @unchecked Sendable {
@@ -56,12 +56,12 @@ private final class PairObserver: @unchecked Sendable {
 
   init(_ pool: ThreadPool) { self.pool = pool }
 
-  func seeOriginal(_ rows: Matrix<Float>, _ group: String) { waiting[group, default: []].append(rows) }
+  func seeOriginal(_ rows: Matrix<Float>, _ input: String) { waiting[input, default: []].append(rows) }
 
-  func seeShifted(_ rows: Matrix<Float>, _ group: String) {
-    guard failure == nil, let original = waiting[group]?.removeFirst() else { return }
+  func seeShifted(_ rows: Matrix<Float>, _ input: String) {
+    guard failure == nil, let original = waiting[input]?.removeFirst() else { return }
     do {
-      try moments[group, default: ShiftedInputs(size: rows.columns)].add(original: original, shifted: rows, on: pool)
+      try moments[input, default: ShiftedInputs(size: rows.columns)].add(original: original, shifted: rows, on: pool)
     } catch {
       failure = error
     }

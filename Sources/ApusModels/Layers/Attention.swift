@@ -5,24 +5,17 @@ import ApusKernels
 public protocol AttentionConfig: ConfigNode {
   /// - Parameter layer: index of the layer in the `KVStore`.
   func make(dim: Int, layer: Int, _ b: Builder) throws -> any AttentionLayer
-  /// What the layer keeps of the past.
-  func kvShape(dim: Int) -> KVShape
 }
 
 public protocol AttentionLayer: Module {
+  /// Whether tokens however far back are seen: what the layer keeps grows with the context.
+  var seesAll: Bool { get }
+  /// What the layer would keep of a token, by its weights and its config.
+  func kvLayout(_ parameters: Parameters, _ choice: KVLayoutChoice) -> KVLayout
+  /// The rows that a layout takes.
+  func kvShape(_ layout: KVLayout) -> KVShape
   /// `x` and `out` are `[rows, dim]`.
   func callAsFunction(_ x: Tensor, into out: Tensor, _ c: Scope)
-}
-
-/// Keys and values that a layer keeps per token.
-public struct KVShape: Sendable, Hashable {
-  public var kvHeads: Int
-  public var headDim: Int
-
-  public init(kvHeads: Int, headDim: Int) {
-    self.kvHeads = kvHeads
-    self.headDim = headDim
-  }
 }
 
 /// Which keys a query sees.
@@ -70,8 +63,6 @@ public struct Attention: AttentionConfig {
     try v.field("scores", \.scores, &self)
   }
 
-  public func kvShape(dim: Int) -> KVShape { KVShape(kvHeads: kvHeads, headDim: headDim) }
-
   public func make(dim: Int, layer: Int, _ b: Builder) throws -> any AttentionLayer {
     guard heads > 0, kvHeads > 0, heads % kvHeads == 0 else {
       throw ConfigError(path: b.path, problem: "\(heads) heads can't share \(kvHeads) key heads evenly")
@@ -110,17 +101,45 @@ public struct Attention: AttentionConfig {
       self.activations = activations
     }
 
+    var seesAll: Bool { form.window == 0 }
+
+    func kvLayout(_ parameters: Parameters, _ choice: KVLayoutChoice) -> KVLayout {
+      LowRankAttention(form, qkv).layout(parameters, choice)
+    }
+
+    func kvShape(_ layout: KVLayout) -> KVShape { LowRankAttention(form, qkv).shape(layout) }
+
     func callAsFunction(_ x: Tensor, into out: Tensor, _ c: Scope) {
       c.temporaries {
-        let q = c.tensor(x.rows, form.heads * form.headDim)
         let mixed = c.tensor(x.rows, form.heads * form.headDim)
-        c.temporaries {
-          let k = c.tensor(x.rows, form.kvHeads * form.headDim)
-          let v = c.tensor(x.rows, form.kvHeads * form.headDim)
-          qkv(x, q: q, k: k, v: v, c)
-          c.kv.attend(layer: layer, q: q, k: k, v: v, form, c.batch, into: mixed, on: c.device)
+        let layout = c.kvLayouts[layer]
+        if layout == .dense {
+          attend(x, into: mixed, c)
+        } else {
+          LowRankAttention(form, qkv)(x, layer: layer, layout, into: mixed, c)
         }
         c.linear(mixed, activations: activations, (output, outputBias, out))
+      }
+    }
+
+    private func attend(_ x: Tensor, into mixed: Tensor, _ c: Scope) {
+      c.temporaries {
+        let q = c.tensor(x.rows, form.heads * form.headDim)
+        let k = c.tensor(x.rows, form.keyHeads * form.headDim)
+        let v = c.tensor(x.rows, form.keyHeads * form.headDim)
+        let maps = qkv.maps
+        c.linear(
+          x, activations: maps.activations, (maps.query.weight, maps.query.bias, q),
+          (maps.key.weight, maps.key.bias, k), (maps.value.weight, maps.value.bias, v))
+        qkv.finishQueries(q, at: c.positions, c)
+        qkv.finishKeys(k, at: c.positions, c)
+        c.kv.withSegments(of: layer, c.batch, on: c.device) { segments in
+          for s in segments {
+            c.device.store(k.rows(s.rows), heads: form.keyHeads, in: s.keys, as: .columns, at: s.firstPosition)
+            c.device.store(v.rows(s.rows), heads: form.keyHeads, in: s.values, as: .rows, at: s.firstPosition)
+          }
+          c.device.attention(q, form, segments, sums: nil, into: mixed)
+        }
       }
     }
   }
@@ -133,9 +152,22 @@ public protocol QKVConfig: ConfigNode {
   func make(dim: Int, heads: Int, kvHeads: Int, headDim: Int, _ b: Builder) throws -> any QKV
 }
 
+/// Linear maps of a layer's input, and what is done to queries and keys then, wherever the tokens stand.
 public protocol QKV: Module {
-  /// `x` `[rows, dim]` to `q` `[rows, heads · headDim]`, `k` and `v` `[rows, kvHeads · headDim]`.
-  func callAsFunction(_ x: Tensor, q: Tensor, k: Tensor, v: Tensor, _ c: Scope)
+  var maps: QKVMaps { get }
+  /// Whether keys are scored as their map makes them: no norm, no position.
+  var keysArePlain: Bool { get }
+  /// Finishes, in place, queries `[rows, heads · headDim]` of tokens that stand at `positions` `[1, rows]`.
+  func finishQueries(_ q: Tensor, at positions: Tensor, _ c: Scope)
+  /// The same for keys `[rows, kvHeads · headDim]`.
+  func finishKeys(_ k: Tensor, at positions: Tensor, _ c: Scope)
+}
+
+/// Where queries, keys and values come from.
+public struct QKVMaps: Sendable {
+  public typealias Map = (weight: MatrixParameter, bias: VectorParameter?)
+  public var query, key, value: Map
+  public var activations: ActivationPrecision
 }
 
 /// Three linear maps.
@@ -157,27 +189,20 @@ public struct LinearQKV: QKVConfig {
       (b.matrix(name + ".weight", rows, dim), bias ? b.vector(name + ".bias", rows) : nil)
     }
     return Layer(
-      q: map("query", heads * headDim), k: map("key", kvHeads * headDim), v: map("value", kvHeads * headDim),
-      activations: activations)
+      QKVMaps(
+        query: map("query", heads * headDim), key: map("key", kvHeads * headDim),
+        value: map("value", kvHeads * headDim),
+        activations: activations))
   }
 
   private final class Layer: QKV {
-    typealias Map = (weight: MatrixParameter, bias: VectorParameter?)
-    let q, k, v: Map
-    let activations: ActivationPrecision
+    let maps: QKVMaps
 
-    init(q: Map, k: Map, v: Map, activations: ActivationPrecision) {
-      self.activations = activations
-      self.q = q
-      self.k = k
-      self.v = v
-    }
+    init(_ maps: QKVMaps) { self.maps = maps }
 
-    func callAsFunction(_ x: Tensor, q: Tensor, k: Tensor, v: Tensor, _ c: Scope) {
-      c.linear(
-        x, activations: activations, (self.q.weight, self.q.bias, q), (self.k.weight, self.k.bias, k),
-        (self.v.weight, self.v.bias, v))
-    }
+    var keysArePlain: Bool { true }
+    func finishQueries(_ q: Tensor, at positions: Tensor, _ c: Scope) {}
+    func finishKeys(_ k: Tensor, at positions: Tensor, _ c: Scope) {}
   }
 }
 
@@ -215,9 +240,16 @@ public struct QKNorm: QKVConfig {
       self.k = k
     }
 
-    func callAsFunction(_ x: Tensor, q: Tensor, k: Tensor, v: Tensor, _ c: Scope) {
-      inner(x, q: q, k: k, v: v, c)
+    var maps: QKVMaps { inner.maps }
+    var keysArePlain: Bool { false }
+
+    func finishQueries(_ q: Tensor, at positions: Tensor, _ c: Scope) {
+      inner.finishQueries(q, at: positions, c)
       self.q.heads(q, headDim: headDim, c)
+    }
+
+    func finishKeys(_ k: Tensor, at positions: Tensor, _ c: Scope) {
+      inner.finishKeys(k, at: positions, c)
       self.k.heads(k, headDim: headDim, c)
     }
   }

@@ -3,11 +3,11 @@ import ApusCompute
 /// The role of one layer of a stack.
 public protocol BlockConfig: ConfigNode {
   func make(dim: Int, layer: Int, _ b: Builder) throws -> any BlockLayer
-  /// What the layer keeps of the past.
-  func kvShape(dim: Int) -> KVShape
 }
 
 public protocol BlockLayer: Module {
+  /// What mixes the rows of a sequence, and so keeps of the past what it needs.
+  var attention: any AttentionLayer { get }
   /// Changes `x` `[rows, dim]` in place.
   func callAsFunction(_ x: Tensor, _ c: Scope)
 }
@@ -32,8 +32,6 @@ public struct Block: BlockConfig {
     try v.field("feedForward", \.feedForward, &self)
     try v.field("residual", \.residual, &self)
   }
-
-  public func kvShape(dim: Int) -> KVShape { attention.kvShape(dim: dim) }
 
   public func make(dim: Int, layer: Int, _ b: Builder) throws -> any BlockLayer {
     Layer(

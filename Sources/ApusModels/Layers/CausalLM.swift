@@ -10,13 +10,9 @@ public protocol ModelConfig: ConfigNode {
   func make(_ b: Builder) throws -> any Model
 }
 
-extension ModelConfig {
-  /// What each layer keeps of the past.
-  public var kvShapes: [KVShape] { layers.map { $0.kvShape(dim: dim) } }
-}
-
 /// A whole model: from token ids to rows of numbers.
 public protocol Model: Module {
+  var layers: [any BlockLayer] { get }
   /// `ids` `[1, rows]` i32 to hidden states `[rows, dim]`, normalised for the head or the pooling.
   func hidden(_ ids: Tensor, _ c: Scope) -> Tensor
   /// Columns of what `head` gives.

@@ -33,6 +33,8 @@ public struct LowRankWeight: Weight {
   public var byteCount: Int { up.byteCount + (countsDown ? down.weight.byteCount : 0) }
   public var form: String { "rank \(down.rank), \(up.form)" }
 
+  public var factors: FactorPair? { (up as? StoredWeight).map { FactorPair(down: down, up: $0.tensor) } }
+
   public func project(bias: Tensor?, into out: Tensor, _ run: inout LinearRun) {
     let x = run.product(with: down)
     run.apply(up, bias: bias, to: x, into: out)

@@ -52,15 +52,23 @@ public struct RoPE: QKVConfig {
       self.pairing = pairing
     }
 
-    func callAsFunction(_ x: Tensor, q: Tensor, k: Tensor, v: Tensor, _ c: Scope) {
-      inner(x, q: q, k: k, v: v, c)
-      let table = c.rotary.table(rotary, positions: c.batch.positionBound)
-      func rotate(_ t: Tensor) {
-        c.device.rope(
-          t, headDim: headDim, rotaryDim: rotary.dim, pairing: pairing, table: table, positions: c.positions)
-      }
-      rotate(q)
-      rotate(k)
+    var maps: QKVMaps { inner.maps }
+    var keysArePlain: Bool { false }
+
+    func finishQueries(_ q: Tensor, at positions: Tensor, _ c: Scope) {
+      inner.finishQueries(q, at: positions, c)
+      rotate(q, positions, c)
+    }
+
+    func finishKeys(_ k: Tensor, at positions: Tensor, _ c: Scope) {
+      inner.finishKeys(k, at: positions, c)
+      rotate(k, positions, c)
+    }
+
+    private func rotate(_ x: Tensor, _ positions: Tensor, _ c: Scope) {
+      c.device.rope(
+        x, headDim: headDim, rotaryDim: rotary.dim, pairing: pairing,
+        table: c.rotary.table(rotary, positions: c.batch.positionBound), positions: positions)
     }
   }
 }

@@ -72,16 +72,15 @@ public enum Execution: Sendable, Hashable {
   public static let standardPiece = 128
 }
 
-/// How the past is kept: stores the keys and values of a layer and attends over them.
+/// Where the past is kept: contiguous, paged with shared prefixes, only for a pass.
 ///
-/// An attention layer says *that* keys and values are to be kept and attended to; the store decides where they are and in
-/// which form (contiguous, paged, low-rank).
+/// *Which* rows a layer keeps of a token is the layer's affair (`KVLayout`); a store is made for their shapes and says where
+/// those of a batch's sequences lie.
 public protocol KVStore: AnyObject {
-  /// Keeps `[rows, kvHeads · headDim]` keys and values of the batch in `layer`, then lets each query row see its own
-  /// sequence's past and itself as `form` says.
-  func attend(
-    layer: Int, q: Tensor, k: Tensor, v: Tensor, _ form: AttentionForm, _ batch: Batch, into out: Tensor,
-    on device: any Device)
+  /// Calls `body` with the places of a layer's rows of each of the batch's sequences, in the batch's order; they have room
+  /// for the batch's tokens.
+  func withSegments(
+    of layer: Int, _ batch: Batch, on device: any Device, _ body: (_ segments: [AttentionSegment]) -> Void)
 }
 
 /// What a module needs in order to run: passed explicitly, so nothing is hidden and any thread can run any model.
@@ -93,6 +92,8 @@ public struct Scope {
   /// `[1, rows]` i32: each row's position in its sequence.
   public let positions: Tensor
   public let kv: any KVStore
+  /// What each layer keeps of a token.
+  public let kvLayouts: [KVLayout]
   public let rotary: RotaryTables
   public let execution: Execution
   let buffers: PassBuffers
@@ -121,7 +122,8 @@ public struct Scope {
       if next < batch.segments.count && rows.count < size { continue }
       let piece = Scope(
         device: device, parameters: parameters, mode: mode, batch: batch.piece(first..<next),
-        positions: positions.columns(rows), kv: kv, rotary: rotary, execution: execution, buffers: buffers)
+        positions: positions.columns(rows), kv: kv, kvLayouts: kvLayouts, rotary: rotary, execution: execution,
+        buffers: buffers)
       body(rows, piece)
       first = next
     }
@@ -145,8 +147,21 @@ public struct Scope {
   public func linear(
     _ x: Tensor, activations: ActivationPrecision, _ first: Product, _ second: Product? = nil, _ third: Product? = nil
   ) {
+    linear(x, activations: activations, keeping: nil, nil, first, second, third)
+  }
+
+  /// What `linear` leaves of a factor's product: `out = x · factorᵀ`.
+  typealias Kept = (factor: DownFactor, out: Tensor)
+
+  /// The same for matrices of which some are read through factors whose products the caller keeps.
+  func linear(
+    _ x: Tensor, activations: ActivationPrecision, keeping one: Kept?, _ other: Kept?, _ first: Product?,
+    _ second: Product?, _ third: Product?
+  ) {
     var run = LinearRun(x, activations: activations, on: device, collecting: buffers.takeProjections())
-    project(first, &run)
+    if let one { run.keep(one.factor, in: one.out) }
+    if let other { run.keep(other.factor, in: other.out) }
+    if let first { project(first, &run) }
     if let second { project(second, &run) }
     if let third { project(third, &run) }
     buffers.giveBack(run.finish())

@@ -18,6 +18,19 @@ public protocol Weight: Sendable {
   func project(bias: Tensor?, into out: Tensor, _ run: inout LinearRun)
   /// Row `i` of out becomes row `ids[i]` of W.
   func gather(_ ids: Tensor, into out: Tensor, on device: any Device)
+  /// The two factors that the matrix is the product of; nil for a matrix of another form.
+  var factors: FactorPair? { get }
+}
+
+extension Weight {
+  public var factors: FactorPair? { nil }
+}
+
+/// `W = up · down`, where `up` `[rows, rank]` is stored whole.
+public struct FactorPair: Sendable {
+  public var down: DownFactor
+  public var up: Tensor
+  public var rank: Int { down.rank }
 }
 
 /// Products of one input, collected so that a device can do them together.
@@ -51,6 +64,12 @@ public struct LinearRun {
     apply(factor.weight, bias: nil, to: x, into: out)
     products.append((factor, out))
     return out
+  }
+
+  /// Computes `x · factorᵀ` to the caller's memory, where the matrices of the run that read through the factor find it.
+  mutating func keep(_ factor: DownFactor, in out: Tensor) {
+    apply(factor.weight, bias: nil, to: x, into: out)
+    products.append((factor, out))
   }
 
   /// Computes `out = input · Wᵀ + bias` at once.

@@ -15,17 +15,17 @@ public protocol SequenceKVStore: KVStore {
 /// The past of some sequences, each in one piece of memory that holds its greatest length from the start; pages that no
 /// token has reached are never touched.
 public final class ContiguousKVStore: SequenceKVStore {
-  private struct LayerPlace {
-    var shape: KVShape
-    /// Bytes from the start of the sequence's memory.
-    var k: Int
-    var v: Int
+  /// Bytes from the start of the sequence's memory, and of a block.
+  private struct Place {
+    var start: Int
     var blockBytes: Int
   }
 
   public let capacity: Int
+  /// Bytes of keys and values per token, all layers.
+  public let bytesPerToken: Int
   private let dtype: DType
-  private let layers: [LayerPlace]
+  private let layers: [(keys: Place, values: Place)]
   private let bytesPerSequence: Int
   private let ledger: MemoryLedger
   private let table: [Int32]
@@ -45,15 +45,18 @@ public final class ContiguousKVStore: SequenceKVStore {
     table = (0..<Int32(blocks)).map { $0 }
     var offset = 0
     layers = shapes.map { shape in
-      let blockBytes = kvBlockTokens * shape.kvHeads * shape.headDim * dtype.blockBytes
-      defer { offset += 2 * blocks * blockBytes }
-      return LayerPlace(shape: shape, k: offset, v: offset + blocks * blockBytes, blockBytes: blockBytes)
+      func place(_ rows: KVShape.Rows) -> Place {
+        let place = Place(start: offset, blockBytes: rows.blockBytes(dtype))
+        offset += blocks * place.blockBytes
+        return place
+      }
+      let keys = shape.keys.map(place)
+      let values = place(shape.values)
+      return (keys ?? values, values)
     }
     bytesPerSequence = offset
+    bytesPerToken = shapes.reduce(0) { $0 + $1.bytesPerToken(dtype) }
   }
-
-  /// Bytes of keys and values per token, all layers.
-  public var bytesPerToken: Int { layers.reduce(0) { $0 + 2 * $1.blockBytes } / kvBlockTokens }
 
   public func makeSequence() -> Int {
     defer { next += 1 }
@@ -66,54 +69,58 @@ public final class ContiguousKVStore: SequenceKVStore {
   /// There is room from the start.
   public func prepare(_ sequence: Int, tokens: Int) { precondition(tokens <= capacity) }
 
-  public func attend(
-    layer: Int, q: Tensor, k: Tensor, v: Tensor, _ form: AttentionForm, _ batch: Batch, into out: Tensor,
-    on device: any Device
+  public func withSegments(
+    of layer: Int, _ batch: Batch, on device: any Device, _ body: ([AttentionSegment]) -> Void
   ) {
-    let place = layers[layer]
+    let (keys, values) = layers[layer]
     table.withUnsafeBufferPointer { table in
       segments.removeAll(keepingCapacity: true)
       for s in batch.segments {
         let base = sequences[s.sequence]!.base
+        func plane(_ place: Place) -> KVPlane {
+          KVPlane(
+            base: base + place.start, blockStride: place.blockBytes, table: table.baseAddress!, kind: dtype)
+        }
         segments.append(
           AttentionSegment(
-            rows: s.rows, firstPosition: s.firstPosition,
-            kv: KVView(
-              k: base + place.k, v: base + place.v, blockStride: place.blockBytes, table: table.baseAddress!,
-              kind: dtype)))
+            rows: s.rows, firstPosition: s.firstPosition, keys: plane(keys), values: plane(values)))
       }
-      device.storeKV(k, v, kvHeads: place.shape.kvHeads, headDim: place.shape.headDim, segments)
-      device.attention(q, form, segments, into: out)
+      body(segments)
     }
   }
 }
 
+extension KVShape.Rows {
+  /// Bytes of a block of them.
+  func blockBytes(_ dtype: DType) -> Int { kvBlockTokens * elements * dtype.blockBytes }
+}
+
 /// No past: keys and values live in the device's arena only while a layer attends. For encoders and one-shot passes.
 public final class TransientKVStore: KVStore {
-  public init() {}
+  private let shapes: [KVShape]
 
-  public func attend(
-    layer: Int, q: Tensor, k: Tensor, v: Tensor, _ form: AttentionForm, _ batch: Batch, into out: Tensor,
-    on device: any Device
+  public init(_ shapes: [KVShape]) { self.shapes = shapes }
+
+  public func withSegments(
+    of layer: Int, _ batch: Batch, on device: any Device, _ body: ([AttentionSegment]) -> Void
   ) {
     device.temporaries {
+      let shape = shapes[layer]
       let blocks = batch.segments.map { ($0.rows.count + kvBlockTokens - 1) / kvBlockTokens }
-      let total = blocks.reduce(0, +)
-      let width = form.kvHeads * form.headDim
-      let keys = device.arena.tensor(total * kvBlockTokens, width)
-      let values = device.arena.tensor(total * kvBlockTokens, width)
+      let tokens = blocks.reduce(0, +) * kvBlockTokens
+      let keys = shape.keys.map { device.arena.tensor(tokens, $0.elements) }
+      let values = device.arena.tensor(tokens, shape.values.elements)
       let table = device.integers((0..<Int32(blocks.max() ?? 0)).map { $0 })
       var first = 0
-      let segments = zip(batch.segments, blocks).map { s, count in
-        defer { first += count }
-        return AttentionSegment(
-          rows: s.rows, firstPosition: s.firstPosition,
-          kv: KVView(
-            keys: keys.rows(first * kvBlockTokens..<(first + count) * kvBlockTokens),
-            values: values.rows(first * kvBlockTokens..<(first + count) * kvBlockTokens), table: table))
-      }
-      device.storeKV(k, v, kvHeads: form.kvHeads, headDim: form.headDim, segments)
-      device.attention(q, form, segments, into: out)
+      body(
+        zip(batch.segments, blocks).map { s, count in
+          let range = first * kvBlockTokens..<(first + count) * kvBlockTokens
+          first += count
+          let values = KVPlane(values.rows(range), table: table)
+          return AttentionSegment(
+            rows: s.rows, firstPosition: s.firstPosition,
+            keys: keys.map { KVPlane($0.rows(range), table: table) } ?? values, values: values)
+        })
     }
   }
 }

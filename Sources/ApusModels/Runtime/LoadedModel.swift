@@ -16,6 +16,8 @@ public final class LoadedModel: Sendable {
   public let chatTemplate: ChatTemplate?
   /// Bytes of the model's files.
   public let fileBytes: Int
+  /// What its file says that layers should keep of past tokens.
+  public let kvLayout: KVLayoutChoice
 
   public var contextLength: Int { config.contextLength }
   public var vocabularySize: Int { config.vocabulary }
@@ -24,7 +26,7 @@ public final class LoadedModel: Sendable {
   /// A model of given parts: for configs that didn't come from a file.
   public init(
     name: String, architecture: String, config: any ModelConfig, tokenizer: any Tokenizer,
-    chatTemplate: ChatTemplate? = nil, fileBytes: Int = 0,
+    chatTemplate: ChatTemplate? = nil, fileBytes: Int = 0, kvLayout: KVLayoutChoice = .auto,
     parameters: ([ParameterSpec]) throws -> Parameters
   ) throws {
     try config.validate()
@@ -37,6 +39,7 @@ public final class LoadedModel: Sendable {
     self.tokenizer = tokenizer
     self.chatTemplate = chatTemplate
     self.fileBytes = fileBytes
+    self.kvLayout = kvLayout
   }
 
   private init(_ other: LoadedModel, parameters: Parameters) {
@@ -48,6 +51,7 @@ public final class LoadedModel: Sendable {
     tokenizer = other.tokenizer
     chatTemplate = other.chatTemplate
     fileBytes = other.fileBytes
+    kvLayout = other.kvLayout
   }
 
   /// The same model with other parameters of the same shapes.
@@ -78,6 +82,7 @@ public final class LoadedModel: Sendable {
       name: name, architecture: architecture, config: try modify(try recipe.config(GGUFMetadata(file: file))),
       tokenizer: try TokenizerSpec(gguf: GGUFTokenizerMetadata(fields)).makeTokenizer(),
       chatTemplate: try fields.chatTemplate.map { try ChatTemplate($0) }, fileBytes: file.file.size,
+      kvLayout: try kvLayout(file.hasKey(kvLayoutKey) ? try file.string(kvLayoutKey) : nil, path: url.path),
       parameters: { try parameters($0, recipe, file, path: url.path) })
   }
 
@@ -95,7 +100,22 @@ public final class LoadedModel: Sendable {
       tokenizer: try TokenizerSpec(json: Array(tokenizerFile.bytes), config: tokenizerConfig.map { Array($0.bytes) })
         .makeTokenizer(),
       fileBytes: source.shards.reduce(0) { $0 + $1.file.size },
+      kvLayout: try kvLayout(source.shards.lazy.compactMap { $0.metadata[kvLayoutKey] }.first, path: url.path),
       parameters: { try parameters($0, recipe, source, path: url.path) })
+  }
+
+  /// In a GGUF file's metadata, or a safetensors file's: the name of a `KVLayoutChoice`.
+  public static let kvLayoutKey = "apus.kv.layout"
+
+  private static func kvLayout(_ text: String?, path: String) throws -> KVLayoutChoice {
+    guard let text else { return .auto }
+    guard let choice = KVLayoutChoice(rawValue: text) else {
+      throw ModelFileError(
+        kind: .unsupported, path: path, what: "key '\(kvLayoutKey)'",
+        seen: "'\(ModelFileError.printable(text))'",
+        expected: "one of " + KVLayoutChoice.allCases.map(\.rawValue).joined(separator: ", "))
+    }
+    return choice
   }
 
   private static func recipe(_ architecture: String, path: String, what: String) throws -> any Recipe.Type {

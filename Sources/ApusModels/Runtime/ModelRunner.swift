@@ -15,10 +15,13 @@ public struct RunnerOptions: Sendable {
   public var kvPoolBytes: Int?
   /// Nil: streamed for encoders, whole for decoders, whose passes are small.
   public var execution: Execution?
+  /// What layers keep of past tokens; nil: what the model's file says.
+  public var kvLayout: KVLayoutChoice?
 
   public init(
     threads: Int? = nil, exact: Bool = false, contextLength: Int? = nil, maxSequences: Int = 1,
-    maxBatchTokens: Int = 512, kvPoolBytes: Int? = nil, execution: Execution? = nil
+    maxBatchTokens: Int = 512, kvPoolBytes: Int? = nil, execution: Execution? = nil,
+    kvLayout: KVLayoutChoice? = nil
   ) {
     self.threads = threads
     self.exact = exact
@@ -27,6 +30,7 @@ public struct RunnerOptions: Sendable {
     self.maxBatchTokens = maxBatchTokens
     self.kvPoolBytes = kvPoolBytes
     self.execution = execution
+    self.kvLayout = kvLayout
   }
 }
 
@@ -82,6 +86,8 @@ public struct MemoryReport: Sendable, Codable, Equatable {
   public var weights: Int
   public var persistent: Int
   public var kv: Int
+  /// Of a token.
+  public var kvPerToken: Int
   /// The greatest plan of the passes so far, computed before they ran.
   public var transientPlan: Int
   /// What the arena measured.
@@ -108,7 +114,12 @@ public final class ModelRunner {
   public let contextLength: Int
   public let options: RunnerOptions
   public var threads: Int { device.pool.threads }
+  /// What each layer keeps of a token.
+  public let kvLayouts: [KVLayout]
+  /// Bytes that a token takes in all layers.
+  public let kvBytesPerToken: Int
 
+  private let kvShapes: [KVShape]
   private let ledger = MemoryLedger()
   private let device: CPUDevice
   private let precision: CPUDevice.Precision
@@ -151,20 +162,31 @@ public final class ModelRunner {
       threads: options.threads ?? ThreadPool.availableThreads, precision: precision,
       arena: Arena(capacity: 0, ledger: ledger))
     let dtype: DType = options.exact ? .f32 : .f16
+    let attentions = model.module.layers.map(\.attention)
+    let choice = options.kvLayout ?? model.kvLayout
+    func layouts(_ choice: KVLayoutChoice) -> ([KVLayout], [KVShape]) {
+      let layouts = attentions.map { $0.kvLayout(model.parameters, choice) }
+      return (layouts, zip(attentions, layouts).map { $0.kvShape($1) })
+    }
+    var (chosen, shapes) = layouts(choice)
     if let bytes = options.kvPoolBytes {
-      let blocks = bytes / PagedKVStore.blockBytes(model.config.kvShapes, dtype: dtype)
-      guard blocks * kvBlockTokens >= contextLength else {
+      func blocks() -> Int { bytes / PagedKVStore.blockBytes(shapes, dtype: dtype) }
+      if choice == .auto && blocks() * kvBlockTokens < contextLength { (chosen, shapes) = layouts(.rankKV) }
+      guard blocks() * kvBlockTokens >= contextLength else {
         throw RunnerError.badOption(
-          "a KV pool of \(bytes) bytes holds \(blocks * kvBlockTokens) tokens; one sequence may have \(contextLength)")
+          "a KV pool of \(bytes) bytes holds \(blocks() * kvBlockTokens) tokens; one sequence may have \(contextLength)"
+        )
       }
-      let store = PagedKVStore(
-        model.config.kvShapes, capacity: contextLength, blocks: blocks, dtype: dtype, ledger: ledger)
+      let store = PagedKVStore(shapes, capacity: contextLength, blocks: blocks(), dtype: dtype, ledger: ledger)
       paged = store
       kv = store
     } else {
       paged = nil
-      kv = ContiguousKVStore(model.config.kvShapes, capacity: contextLength, dtype: dtype, ledger: ledger)
+      kv = ContiguousKVStore(shapes, capacity: contextLength, dtype: dtype, ledger: ledger)
     }
+    kvLayouts = chosen
+    kvShapes = shapes
+    kvBytesPerToken = shapes.reduce(0) { $0 + $1.bytesPerToken(dtype) }
     rotary = RotaryTables(ledger: ledger)
   }
 
@@ -269,7 +291,7 @@ public final class ModelRunner {
         next += 1
       }
       try check(ids)
-      let store = TransientKVStore()
+      let store = TransientKVStore(kvShapes)
       try reserve(nil) { planner in encode(ids, batch, store, on: planner) { _ in } }
       encode(ids, batch, store, on: device) { out in
         for row in 0..<out.rows { results.append(out.withRow(row) { Array($0) }) }
@@ -292,7 +314,7 @@ public final class ModelRunner {
     planner.arena.onUse = onUse
     let ids = [Int32](repeating: 0, count: batch.rows)
     if model.isEncoder {
-      encode(ids, batch, TransientKVStore(), on: planner) { _ in }
+      encode(ids, batch, TransientKVStore(kvShapes), on: planner) { _ in }
     } else {
       let outputs = batch.segments.map { Int32($0.rows.upperBound - 1) }
       run(ids, outputs, batch, .prefill, KeptElsewhere(), on: planner) { _ in }
@@ -302,10 +324,17 @@ public final class ModelRunner {
 
   /// Keys and values that lie in no transient memory, as in every store that keeps them.
   private final class KeptElsewhere: KVStore {
-    func attend(
-      layer: Int, q: Tensor, k: Tensor, v: Tensor, _ form: AttentionForm, _ batch: Batch, into out: Tensor,
-      on device: any Device
-    ) {}
+    func withSegments(
+      of layer: Int, _ batch: Batch, on device: any Device, _ body: ([AttentionSegment]) -> Void
+    ) {
+      // No device that only counts looks at them.
+      let nowhere = KVPlane(
+        base: UnsafeMutableRawPointer(bitPattern: 64)!, blockStride: 0, table: UnsafePointer(bitPattern: 64)!, kind: .f32)
+      body(
+        batch.segments.map {
+          AttentionSegment(rows: $0.rows, firstPosition: $0.firstPosition, keys: nowhere, values: nowhere)
+        })
+    }
   }
 
   /// Runs `body`, whose passes tell `onUse` the bytes of transient memory in use after every change.
@@ -336,7 +365,8 @@ public final class ModelRunner {
   private func scope(_ batch: Batch, _ mode: Mode, _ store: any KVStore, on device: any Device) -> Scope {
     Scope(
       device: device, parameters: model.parameters, mode: mode, batch: batch,
-      positions: device.integers(batch.positions), kv: store, rotary: rotary, execution: execution,
+      positions: device.integers(batch.positions), kv: store, kvLayouts: kvLayouts, rotary: rotary,
+      execution: execution,
       buffers: buffers)
   }
 
@@ -375,6 +405,7 @@ public final class ModelRunner {
   public var memory: MemoryReport {
     MemoryReport(
       weights: model.parameters.byteCount, persistent: ledger.highWater(.persistent), kv: ledger.highWater(.kv),
+      kvPerToken: kvBytesPerToken,
       transientPlan: greatestPlan, transientHighWater: ledger.highWater(.transient))
   }
 }

@@ -8,13 +8,6 @@ import Foundation
 /// A block holds 16 tokens' keys and values of all layers in one piece, so that it is copied, named and given away whole.
 /// Owned by one thread.
 public final class PagedKVStore: SequenceKVStore {
-  private struct LayerPlace {
-    var shape: KVShape
-    /// Bytes from the start of a block.
-    var k: Int
-    var v: Int
-  }
-
   /// The blocks of one sequence, at an address that stays.
   private final class Table {
     let blocks: UnsafeMutablePointer<Int32>
@@ -34,7 +27,8 @@ public final class PagedKVStore: SequenceKVStore {
   private var tablesOfBlock: [Int32]
   /// Bytes of a block.
   public let blockBytes: Int
-  private let layers: [LayerPlace]
+  /// Bytes from the start of a block to each layer's keys and values.
+  private let layers: [(keys: Int, values: Int)]
   private let dtype: DType
   private let storage: HeapStorage
   private let tableCapacity: Int
@@ -50,9 +44,13 @@ public final class PagedKVStore: SequenceKVStore {
   public init(_ shapes: [KVShape], capacity: Int, blocks: Int, dtype: DType, ledger: MemoryLedger) {
     var offset = 0
     layers = shapes.map { shape in
-      let bytes = kvBlockTokens * shape.kvHeads * shape.headDim * dtype.blockBytes
-      defer { offset += 2 * bytes }
-      return LayerPlace(shape: shape, k: offset, v: offset + bytes)
+      func place(_ rows: KVShape.Rows) -> Int {
+        defer { offset += rows.blockBytes(dtype) }
+        return offset
+      }
+      let keys = shape.keys.map(place)
+      let values = place(shape.values)
+      return (keys ?? values, values)
     }
     self.dtype = dtype
     blockBytes = offset
@@ -64,7 +62,7 @@ public final class PagedKVStore: SequenceKVStore {
 
   /// Bytes of one block: 16 tokens, all layers.
   public static func blockBytes(_ shapes: [KVShape], dtype: DType) -> Int {
-    shapes.reduce(0) { $0 + 2 * kvBlockTokens * $1.kvHeads * $1.headDim * dtype.blockBytes }
+    shapes.reduce(0) { $0 + kvBlockTokens * $1.bytesPerToken(dtype) }
   }
 
   // MARK: sequences
@@ -158,21 +156,19 @@ public final class PagedKVStore: SequenceKVStore {
 
   // MARK: the layers' side
 
-  public func attend(
-    layer: Int, q: Tensor, k: Tensor, v: Tensor, _ form: AttentionForm, _ batch: Batch, into out: Tensor,
-    on device: any Device
+  public func withSegments(
+    of layer: Int, _ batch: Batch, on device: any Device, _ body: ([AttentionSegment]) -> Void
   ) {
-    let place = layers[layer]
+    let (keys, values) = layers[layer]
     segments.removeAll(keepingCapacity: true)
     for s in batch.segments {
+      let table = UnsafePointer(tables[s.sequence]!.blocks)
+      func plane(_ start: Int) -> KVPlane {
+        KVPlane(base: storage.base + start, blockStride: blockBytes, table: table, kind: dtype)
+      }
       segments.append(
-        AttentionSegment(
-          rows: s.rows, firstPosition: s.firstPosition,
-          kv: KVView(
-            k: storage.base + place.k, v: storage.base + place.v, blockStride: blockBytes,
-            table: UnsafePointer(tables[s.sequence]!.blocks), kind: dtype)))
+        AttentionSegment(rows: s.rows, firstPosition: s.firstPosition, keys: plane(keys), values: plane(values)))
     }
-    device.storeKV(k, v, kvHeads: place.shape.kvHeads, headDim: place.shape.headDim, segments)
-    device.attention(q, form, segments, into: out)
+    body(segments)
   }
 }

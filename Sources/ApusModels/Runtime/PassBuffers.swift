@@ -6,11 +6,19 @@ final class PassBuffers {
   var batch = Batch()
   /// Rows of which logits are wanted, in order.
   var outputs: [Int32] = []
+  private var numbers: [Int32] = []
   private var projections: [[Projection]] = []
 
   func removeAll() {
     batch.removeAll()
     outputs.removeAll(keepingCapacity: true)
+  }
+
+  /// The numbers `first ..< first + count`, valid until the next call.
+  func counting(from first: Int = 0, count: Int) -> [Int32] {
+    numbers.removeAll(keepingCapacity: true)
+    for number in first..<first + count { numbers.append(Int32(number)) }
+    return numbers
   }
 
   /// Empty memory for the products of one input: another one for each `linear` inside a `linear`.

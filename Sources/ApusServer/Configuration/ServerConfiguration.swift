@@ -1,4 +1,5 @@
 import ApusCollections
+import ApusModels
 import Logging
 
 /// The settings of a server as a file or the command line gives them; nil is one that is not given.
@@ -20,6 +21,7 @@ public struct ServerConfiguration: Sendable, Equatable {
   public var allowedOrigins: [String]?
   /// MiB of keys and values that all answers of a model share.
   public var kvPool: Int?
+  public var kvLayout: KVLayoutChoice?
   public var maxRunning: Int?
   public var maxQueue: Int?
   /// Seconds.
@@ -58,6 +60,7 @@ public struct ServerConfiguration: Sendable, Equatable {
     .init("tls.key", \.tlsKey, .text),
     .init("allowed-origins", \.allowedOrigins, .texts),
     .init("kv-pool", \.kvPool, .whole(1...mostMiB)),
+    .init("kv-layout", \.kvLayout, .choice),
     .init("max-running", \.maxRunning, .whole(1...Int(Int32.max))),
     .init("max-queue", \.maxQueue, .whole(1...Int(Int32.max)), isReloadable: true),
     .init("idle-unload", \.idleUnload, .seconds(orZero: false)),

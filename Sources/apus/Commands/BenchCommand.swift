@@ -70,6 +70,9 @@ struct BenchOptions: ParsableArguments {
   @Flag(help: "Compute in f32 on unpacked weights.")
   var exact = false
 
+  @Option(help: KVLayoutChoice.help)
+  var kvLayout: KVLayoutChoice?
+
   @Flag(help: "Print a JSON list.")
   var json = false
 
@@ -80,7 +83,7 @@ struct BenchOptions: ParsableArguments {
       options.name = name
       let model = try options.load().model
       for threads in threads.isEmpty ? [MachineReport.current().cores] : threads {
-        let bench = Benchmark(model, RunnerOptions(threads: threads, exact: exact))
+        let bench = Benchmark(model, RunnerOptions(threads: threads, exact: exact, kvLayout: kvLayout))
         let peaks = MachinePeaks.measure(threads: threads)
         for batch in kind == .batch ? (batch.isEmpty ? [1, 4, 8] : batch) : [1] {
           let result = try bench.run(
@@ -108,6 +111,7 @@ struct BenchRow: Encodable {
   var batch: Int
   var tokens: Int
   var tokensPerS: Rate
+  var kvBytesPerToken: Int
   var bandwidthShare: Double?
   var fmaShare: Double?
 
@@ -116,6 +120,7 @@ struct BenchRow: Encodable {
     threads = result.threads
     batch = result.batch
     tokens = result.tokens
+    kvBytesPerToken = result.kvBytesPerToken
     tokensPerS = Rate(median: result.median, min: result.rates.min() ?? 0, max: result.rates.max() ?? 0)
     if kind == .prefill { fmaShare = result.fmaShare(peaks) } else { bandwidthShare = result.bandwidthShare(peaks) }
   }

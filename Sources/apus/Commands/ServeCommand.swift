@@ -155,6 +155,7 @@ struct ServeCommand: ParsableCommand {
     given.threads = runner.threads
     given.contextLength = runner.contextLength
     given.exact = runner.exact ? true : nil
+    given.kvLayout = runner.kvLayout
     given.logLevel = logLevel
     given.logFormat = logFormat
     given.logsPrompts = logPrompts ? true : nil
@@ -260,9 +261,9 @@ extension ServerConfiguration {
   }
 
   fileprivate var runnerOptions: RunnerOptions {
-    var options = RunnerOptions(threads: threads, exact: exact ?? false, contextLength: contextLength)
-    options.kvPoolBytes = kvPool.map { $0 << 20 }
-    return options
+    RunnerOptions(
+      threads: threads, exact: exact ?? false, contextLength: contextLength, kvPoolBytes: kvPool.map { $0 << 20 },
+      kvLayout: kvLayout)
   }
 }
 

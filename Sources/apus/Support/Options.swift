@@ -42,9 +42,18 @@ struct RunnerArguments: ParsableArguments {
   @Flag(help: "Compute in f32 on unpacked weights: slow, the oracle of everything fast.")
   var exact = false
 
+  @Option(help: KVLayoutChoice.help)
+  var kvLayout: KVLayoutChoice?
+
   var options: RunnerOptions {
-    RunnerOptions(threads: threads, exact: exact, contextLength: contextLength)
+    RunnerOptions(threads: threads, exact: exact, contextLength: contextLength, kvLayout: kvLayout)
   }
+}
+
+extension KVLayoutChoice: ExpressibleByArgument {
+  /// Of the option that chooses one.
+  static let help: ArgumentHelp =
+    "What layers with low-rank keys and values keep of past tokens: \(allCases.map(\.rawValue).joined(separator: ", "))."
 }
 
 /// How tokens are chosen.

@@ -184,6 +184,57 @@ import Testing
     #expect(perplexity.isFinite && perplexity > 1)
   }
 
+  @Test func `keys and values get factors of their own, and all else stays`() throws {
+    let original = try decoder()
+    var config = original.config as! CausalLM
+    var windowed = config.layers[0] as! Block
+    var attention = windowed.attention as! Attention
+    attention.window = 8
+    windowed.attention = attention
+    config.layers[0] = windowed
+    let model = try model(config, seed: 4)
+    let corpus = Corpus(text: text(60, seed: 9), for: model)
+    let statistics = try calibrated(model, corpus)
+    let all = LinearGroup.all(of: model)
+    func cut(_ ranks: KVFactors.Ranks, _ layers: KVFactors.Layers = .all, others: Bool = false) throws -> LoadedModel {
+      let groups = KVFactors(ranks: ranks, layers: layers).separated(all, of: model, others: others)
+      let compressor = try ModelCompressor(model, groups: groups, statistics: statistics, threads: 2)
+      return try compressor.compressed(try compressor.ranks()).model
+    }
+    func factors(_ model: LoadedModel, _ layer: Int, _ part: String) -> FactorPair? {
+      model.parameters.matrix("layers.\(layer).attention.\(part).weight")!.factors
+    }
+    // Break-even of 32 × 64 is 21: what is kept in a cache need not spare parameters.
+    let separate = try cut(.separate(key: .fixed(7), value: .fixed(30)))
+    for layer in 0..<2 {
+      #expect(factors(separate, layer, "key")?.rank == 7 && factors(separate, layer, "value")?.rank == 30)
+      #expect(factors(separate, layer, "query") == nil)
+    }
+    let growing = try cut(.shared(.fixed(20)), .growing)
+    #expect(factors(growing, 0, "key") == nil && factors(growing, 0, "value") == nil)
+    #expect(factors(growing, 1, "key")?.down === factors(growing, 1, "value")?.down)
+    #expect(factors(growing, 1, "key")?.rank == 20)
+    let one = try cut(.separate(key: .fixed(16), value: nil))
+    #expect(factors(one, 1, "key")?.rank == 16 && factors(one, 1, "value") == nil)
+    // All directions: the model itself, in every layout.
+    let whole = try cut(.separate(key: .fixed(32), value: .fixed(32)))
+    let perplexity = try ModelQuality.perplexity(model, corpus.sequences)
+    #expect(abs(try ModelQuality.perplexity(whole, corpus.sequences) / perplexity - 1) < 1e-3)
+    // A share of the energy: more of it, more ranks.
+    let little = try cut(.separate(key: .energy(0.5), value: nil)),
+      much = try cut(.separate(key: .energy(0.99), value: nil))
+    #expect(factors(little, 1, "key")!.rank < factors(much, 1, "key")?.rank ?? 32)
+    // Beside others, which keep the allocator's budget.
+    let groups = KVFactors(ranks: .separate(key: .fixed(9), value: nil)).separated(all, of: model)
+    #expect(groups.flatMap(\.members).sorted() == all.flatMap(\.members).sorted())
+    #expect(groups.reduce(0) { $0 + $1.parameters } == all.reduce(0) { $0 + $1.parameters })
+    let compressor = try ModelCompressor(model, groups: groups, statistics: statistics, threads: 2)
+    let both = try compressor.compressed(try compressor.ranks(ratio: 0.5)).model
+    #expect(factors(both, 1, "key")?.rank == 9)
+    #expect(factors(both, 1, "query")?.down === factors(both, 1, "value")?.down && factors(both, 1, "query") != nil)
+    #expect(throws: CompressionError.self) { try cut(.separate(key: .fixed(33), value: nil)) }
+  }
+
   @Test func `perplexity is what the definition gives`() throws {
     let model = try decoder()
     let ids = Array("the quick brown fox".utf8).map(Int32.init)

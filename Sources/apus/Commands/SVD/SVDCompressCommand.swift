@@ -12,9 +12,14 @@ struct SVDCompressCommand: ParsableCommand {
       apus svd compress minilm-l6 --statistics s --ratio 0.8 --text t.txt      minilm-l6@svd-0.8
       apus svd compress smollm2-135m --statistics s --max-ppl 30 --text t.txt --encoding q8_0
       apus svd compress smollm2-135m --statistics s --ratio 0.9 --text t.txt --sequential corpus.txt
+      apus svd compress gemma-3-270m --statistics s --kv rank-kv --kv-rank-k 96 --kv-rank-v 128
 
       With --allocator sensitivity (the default) --text is what the cost of each layer is measured with; with --min-cosine
       or --max-ppl it is also what the ratio is chosen by.
+
+      --kv gives keys and values factors of their own, so that a run can keep narrow rows of past tokens (--kv-layout of
+      run, serve and bench). Alone, all else stays as it is. Of --kv-rank-k and --kv-rank-v one alone leaves the other side
+      whole; without ranks each side keeps 99 % of its outputs' energy.
       """)
 
   enum Allocator: String, ExpressibleByArgument, CaseIterable {
@@ -44,6 +49,7 @@ struct SVDCompressCommand: ParsableCommand {
 
   @Argument(help: "The model.")
   var model: String
+  @OptionGroup var kv: KVArguments
   @Option(help: "What calibrate wrote.", completion: .file())
   var statistics: String
   @Option(help: "Parameters of the layers to keep, as a share.")
@@ -87,16 +93,21 @@ struct SVDCompressCommand: ParsableCommand {
 
   func validate() throws {
     let given = [ratio, minCosine, maxPpl].compactMap { $0 }.count
-    guard given == 1 else { throw ValidationError("Give one of --ratio, --min-cosine and --max-ppl.") }
+    guard given == 1 || (given == 0 && kv.isGiven) else {
+      throw ValidationError("Give one of --ratio, --min-cosine and --max-ppl, or --kv.")
+    }
     if groupsAtOnce < 1 { throw ValidationError("--groups-at-once is \(groupsAtOnce), expected 1 or more.") }
     if !(ridge >= 0) { throw ValidationError("--ridge is \(ridge), expected 0 or more.") }
     if let ratio, !(ratio > 0 && ratio <= 1) {
       throw ValidationError("--ratio is \(ratio), expected above 0, at most 1.")
     }
-    if text == nil && (allocator == .sensitivity || ratio == nil) {
+    if text == nil && given == 1 && (allocator == .sensitivity || ratio == nil) {
       throw ValidationError("--text is needed: the model is measured with it. --allocator uniform does without.")
     }
   }
+
+  /// Nothing but keys and values is cut.
+  private var isForKVAlone: Bool { kv.isGiven && ratio == nil && minCosine == nil && maxPpl == nil }
 
   func run() throws {
     let (model, location) = try ModelArgument.load(model)
@@ -104,9 +115,10 @@ struct SVDCompressCommand: ParsableCommand {
     if maxPpl != nil && model.isEncoder { throw ValidationError("--max-ppl is for decoders; use --min-cosine.") }
     let digest = try location.weightsDigest()
     let statistics = try CalibrationStatistics(path: statistics, model: digest)
-    let groups = LinearGroup.all(of: model).filter { group in
+    let chosen = LinearGroup.all(of: model).filter { group in
       parts.isEmpty || parts.contains { group.kind.hasPrefix($0 == .attention ? "attention" : "feedForward") }
     }
+    let groups = kv.factors?.separated(chosen, of: model, others: !isForKVAlone) ?? chosen
     let encoding = encoding ?? (location.isFolder ? .f32 : .q8_0)
     let bar = StepProgress("factorising")
     let compressor = try ModelCompressor(
@@ -127,14 +139,15 @@ struct SVDCompressCommand: ParsableCommand {
     var seen = statistics.lines
     if let measured { seen.formUnion(measured.lines) }
     let ratioText = String(format: "%.2f", small.ratio).replacing(/0$/, with: "")
+    let suffix = isForKVAlone ? kv.kv!.rawValue : "svd-\(ratioText)"
     let place = try CompressedStore(location: location, output: output, force: force).write(
-      small, name ?? "\(location.name.split(separator: "/").last ?? "model")@svd-\(ratioText)",
+      small, name ?? "\(location.name.split(separator: "/").last ?? "model")@\(suffix)",
       metadata: [
         (key: "apus.svd.source_sha256", value: digest), (key: "apus.svd.corpus_sha256", value: statistics.corpus),
         (key: "apus.svd.method", value: method.rawValue), (key: "apus.svd.allocator", value: allocator.rawValue),
         (key: "apus.svd.ratio", value: String(format: "%.4f", small.ratio)),
         (key: SVDVerifyCommand.seenLines, value: seen.base64),
-      ])
+      ] + (kv.kv.map { [(key: LoadedModel.kvLayoutKey, value: $0.rawValue)] } ?? []))
     let warnings = [ratio.flatMap { small.shortfall(asked: $0) }, small.growth].compactMap { $0 }
     let result = Result(
       model: place, ratio: small.ratio, originalBytes: model.fileBytes, bytes: try Self.bytes(place), quality: quality,
@@ -161,7 +174,7 @@ struct SVDCompressCommand: ParsableCommand {
   ) throws -> (CompressedModel, Double?) {
     var sensitivities: [Double]?
     let chosen: any RankAllocator
-    switch allocator {
+    switch isForKVAlone ? .uniform : allocator {
     case .uniform: chosen = UniformAllocator()
     case .groupedLoss: chosen = GroupedLossAllocator()
     case .sensitivity:
@@ -182,7 +195,7 @@ struct SVDCompressCommand: ParsableCommand {
         groupsAtOnce: groupsAtOnce, refits: refit, ridge: ridge
       ).compressed(choices, on: corpus) { bar.show(Int($0 * 1000), of: 1000) }
     }
-    if let ratio {
+    if let ratio = ratio ?? (isForKVAlone ? 1 : nil) {
       let result = try small(ratio)
       return (result, try measure?.quality(result.model))
     }
