@@ -82,7 +82,13 @@ import Testing
     for window in [0, 1] {
       let form = AttentionForm(
         heads: heads, kvHeads: heads, headDim: headDim, causal: true, window: window, scale: 0.25)
-      TransientKVStore().attend(layer: 0, q: q, k: k, v: v, form, batch, into: out, on: device)
+      let rows = { (order: KVOrder) in KVShape.Rows(heads: heads, width: headDim, order: order) }
+      let store = TransientKVStore([KVShape(keys: rows(.columns), values: rows(.rows))])
+      store.withSegments(of: 0, batch, on: device) { segments in
+        device.store(k, heads: heads, in: segments[0].keys, as: .columns, at: 0)
+        device.store(v, heads: heads, in: segments[0].values, as: .rows, at: 0)
+        device.attention(q, form, segments, sums: nil, into: out)
+      }
       let (mixed, values) = (out.floatArray(), v.floatArray())
       let greatest = values.map(abs).max()!
       #expect(mixed.allSatisfy { $0.isFinite && abs($0) <= greatest * 1.001 })

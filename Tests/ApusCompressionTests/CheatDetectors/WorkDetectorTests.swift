@@ -26,10 +26,13 @@ import Testing
     let device = CountingDevice()
     var batch = Batch()
     for (i, length) in Self.lengths.enumerated() { batch.append(sequence: i, rows: length, firstPosition: 0) }
+    // Keys and values whole: what a narrow layout computes besides is not what is counted here.
+    let layouts = model.module.layers.map { _ in KVLayout.dense }
     let scope = Scope(
       device: device, parameters: model.parameters, mode: .eval, batch: batch,
-      positions: device.integers(batch.positions), kv: TransientKVStore(), rotary: RotaryTables(ledger: MemoryLedger()),
-      execution: .whole, buffers: PassBuffers())
+      positions: device.integers(batch.positions),
+      kv: TransientKVStore(zip(model.module.layers, layouts).map { $0.attention.kvShape($1) }), kvLayouts: layouts,
+      rotary: RotaryTables(ledger: MemoryLedger()), execution: .whole, buffers: PassBuffers())
     _ = model.module.hidden(device.integers([Int32](repeating: 0, count: batch.rows)), scope)
     return device.multiplications
   }
@@ -103,8 +106,15 @@ private final class CountingDevice: Device {
   func layerNorm(_ x: Tensor, weight: Tensor?, bias: Tensor?, epsilon: Float, into out: Tensor) {}
   func rmsNormHeads(_ x: Tensor, headDim: Int, weight: Tensor?, epsilon: Float) {}
   func rope(_ x: Tensor, headDim: Int, rotaryDim: Int, pairing: RotaryPairing, table: Tensor, positions: Tensor) {}
-  func storeKV(_ k: Tensor, _ v: Tensor, kvHeads: Int, headDim: Int, _ segments: [AttentionSegment]) {}
-  func attention(_ q: Tensor, _ form: AttentionForm, _ segments: [AttentionSegment], into out: Tensor) {}
+  func store(_ x: Tensor, heads: Int, in plane: KVPlane, as order: KVOrder, at position: Int) {}
+  func loadRows(_ plane: KVPlane, _ positions: Range<Int>, into out: Tensor) {}
+  func attention(
+    _ q: Tensor, _ form: AttentionForm, _ segments: [AttentionSegment], sums: Tensor?, into out: Tensor
+  ) {}
+  func unpacked(_ x: Tensor) -> Tensor { planner.unpacked(x) }
+  func projectHeads(
+    _ x: Tensor, heads: Int, _ weight: Tensor, kvHeads: Int, bias: Tensor?, transposed: Bool, into out: Tensor
+  ) {}
   func activate(_ activation: Activation, gate: Tensor, up: Tensor?, into out: Tensor) {}
   func add(_ a: Tensor, _ b: Tensor, into out: Tensor) {}
   func scale(_ x: Tensor, by factor: Float) {}
