@@ -329,7 +329,8 @@ public final class ModelRunner {
     ) {
       // No device that only counts looks at them.
       let nowhere = KVPlane(
-        base: UnsafeMutableRawPointer(bitPattern: 64)!, blockStride: 0, table: UnsafePointer(bitPattern: 64)!, kind: .f32)
+        base: UnsafeMutableRawPointer(bitPattern: 64)!, blockStride: 0, table: UnsafePointer(bitPattern: 64)!,
+        kind: .f32)
       body(
         batch.segments.map {
           AttentionSegment(rows: $0.rows, firstPosition: $0.firstPosition, keys: nowhere, values: nowhere)
