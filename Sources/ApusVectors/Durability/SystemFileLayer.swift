@@ -123,7 +123,15 @@ public struct SystemFileLayer: FileLayer {
     try file.truncate(0)
     let holder = Array("\(getpid())".utf8)
     try file.write(holder.span.bytes)
-    return file
+    return FolderLock(file)
+  }
+
+  /// Unlocks by word: a child process that has been forked and not yet executed holds the descriptor, too, so that closing
+  /// it here would leave the folder locked until then.
+  private final class FolderLock: Sendable {
+    private let file: SystemFile
+    init(_ file: SystemFile) { self.file = file }
+    deinit { _ = flock(file.descriptor, LOCK_UN) }
   }
 
   private func descriptor(_ path: String, _ flags: Int32) throws(DurabilityError) -> Int32 {
