@@ -30,6 +30,8 @@ public final class CPUDevice: Device {
     pool = ThreadPool(threads: threads)
   }
 
+  public func planner() -> any Device { PlanningDevice(precision: precision) }
+
   /// Weight rows that one thread takes at a time: at least one tile of the kernels, and enough bytes to be worth a claim.
   private static let tileRows = 16
   private static let grainBytes = 48 << 10

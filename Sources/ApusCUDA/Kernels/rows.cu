@@ -3,11 +3,11 @@
 // Matrices are [rows, columns], rows ld elements apart. One block a row, in grids of (rows).
 #include "common.cuh"
 
-// out = table[ids[row]] (+ out when `accumulate`).
+// out = table[ids[row]], or table[row] where ids is null (+ out when `accumulate`).
 template <class T>
 __device__ __forceinline__ void gather(const T *table, int ldt, const int *ids, T *out, int ldo, int columns,
                                        int accumulate) {
-  table += (u64)ids[blockIdx.x] * ldt;
+  table += (u64)(ids ? ids[blockIdx.x] : (int)blockIdx.x) * ldt;
   out += (u64)blockIdx.x * ldo;
   for (int c = threadIdx.x; c < columns; c += kThreads) {
     from_float(to_float(table[c]) + (accumulate ? to_float(out[c]) : 0.0f), out[c]);

@@ -126,4 +126,8 @@ private struct ObservedWeight: Weight {
   }
 
   func gather(_ ids: Tensor, into out: Tensor, on device: any Device) { weight.gather(ids, into: out, on: device) }
+
+  func resident(on device: any Device, _ moved: inout MovedFactors) throws -> any Weight {
+    ObservedWeight(try weight.resident(on: device, &moved), input: input, observer)
+  }
 }

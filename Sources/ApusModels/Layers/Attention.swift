@@ -111,6 +111,21 @@ public struct Attention: AttentionConfig {
     }
 
     func callAsFunction(_ x: Tensor, into out: Tensor, _ c: Scope) {
+      if c.execution.isFused, let factors = qkv.factors(c) {
+        c.temporaries {
+          // A narrow product reads all of what the heads made before the output is written over it.
+          let canShare = c[output].factors != nil && out.columns == form.heads * form.headDim
+          let mixed = canShare ? out : c.tensor(x.rows, form.heads * form.headDim)
+          c.temporaries {
+            let p = c.product(x, with: factors.down, activations: factors.activations)
+            c.kv.attend(
+              layer: layer, FactoredAttention(p: p, q: factors.q, k: factors.k, v: factors.v, form: form), c.batch,
+              into: mixed, on: c.device)
+          }
+          c.linear(mixed, activations: activations, (output, outputBias, out))
+        }
+        return
+      }
       c.temporaries {
         let q = c.tensor(x.rows, form.heads * form.headDim)
         let mixed = c.tensor(x.rows, form.heads * form.headDim)
@@ -136,6 +151,19 @@ public protocol QKVConfig: ConfigNode {
 public protocol QKV: Module {
   /// `x` `[rows, dim]` to `q` `[rows, heads · headDim]`, `k` and `v` `[rows, kvHeads · headDim]`.
   func callAsFunction(_ x: Tensor, q: Tensor, k: Tensor, v: Tensor, _ c: Scope)
+  /// The factors, where queries, keys and values are nothing but maps of one narrow product.
+  func factors(_ c: Scope) -> QKVFactors?
+}
+
+extension QKV {
+  public func factors(_ c: Scope) -> QKVFactors? { nil }
+}
+
+/// Queries, keys and values as maps of `x · downᵀ`.
+public struct QKVFactors {
+  var down: DownFactor
+  var q, k, v: FactoredMap
+  var activations: ActivationPrecision
 }
 
 /// Three linear maps.
@@ -177,6 +205,15 @@ public struct LinearQKV: QKVConfig {
       c.linear(
         x, activations: activations, (self.q.weight, self.q.bias, q), (self.k.weight, self.k.bias, k),
         (self.v.weight, self.v.bias, v))
+    }
+
+    func factors(_ c: Scope) -> QKVFactors? {
+      guard let q = c[self.q.weight].factors, let k = c[self.k.weight].factors, let v = c[self.v.weight].factors,
+        q.down === k.down, q.down === v.down
+      else { return nil }
+      func map(_ up: Tensor, _ map: Map) -> FactoredMap { FactoredMap(up, bias: map.bias.flatMap { c[$0] }) }
+      return QKVFactors(
+        down: q.down, q: map(q.up, self.q), k: map(k.up, self.k), v: map(v.up, self.v), activations: activations)
     }
   }
 }

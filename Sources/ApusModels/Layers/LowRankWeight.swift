@@ -38,6 +38,13 @@ public struct LowRankWeight: Weight {
     run.apply(up, bias: bias, to: x, into: out)
   }
 
+  public var factors: (down: DownFactor, up: Tensor)? { up.stored.map { (down, $0) } }
+
+  public func resident(on device: any Device, _ moved: inout MovedFactors) throws -> any Weight {
+    LowRankWeight(
+      down: try moved.resident(down, on: device), up: try up.resident(on: device, &moved), countsDown: countsDown)
+  }
+
   public func gather(_ ids: Tensor, into out: Tensor, on device: any Device) {
     preconditionFailure("tables of embeddings are not low-rank: the loader refuses them")
   }

@@ -67,9 +67,25 @@ public enum Execution: Sendable, Hashable {
   case whole
   /// About so many in attention, twice as many elsewhere: only the rows between layers are as large as the batch.
   case streamed(rows: Int)
+  /// The same, with the device's operations for matrices of low rank: what is wide stays inside them.
+  case fused(rows: Int)
 
   /// Rows of a piece that keep a product busy and fit into the caches.
   public static let standardPiece = 128
+  /// Rows of a piece that keep all of a GPU busy.
+  public static let standardFusedPiece = 16384
+
+  /// Rows of a piece; nil for all.
+  var piece: Int? {
+    switch self {
+    case .whole: nil
+    case .streamed(let rows), .fused(let rows): rows
+    }
+  }
+
+  var isFused: Bool {
+    if case .fused = self { true } else { false }
+  }
 }
 
 /// How the past is kept: stores the keys and values of a layer and attends over them.
@@ -82,6 +98,26 @@ public protocol KVStore: AnyObject {
   func attend(
     layer: Int, q: Tensor, k: Tensor, v: Tensor, _ form: AttentionForm, _ batch: Batch, into out: Tensor,
     on device: any Device)
+  /// The same for queries, keys and values that are maps of one narrow product.
+  func attend(layer: Int, _ factored: FactoredAttention, _ batch: Batch, into out: Tensor, on device: any Device)
+}
+
+extension KVStore {
+  /// A store that keeps keys and values as they are has them computed first.
+  public func attend(
+    layer: Int, _ factored: FactoredAttention, _ batch: Batch, into out: Tensor, on device: any Device
+  ) {
+    device.temporaries {
+      let maps = [factored.q, factored.k, factored.v]
+      let projections = maps.map {
+        Projection($0.weight, bias: $0.bias, out: device.arena.tensor(factored.p.rows, $0.weight.rows))
+      }
+      device.linear(factored.p, projections, activations: .int8x2)
+      attend(
+        layer: layer, q: projections[0].out, k: projections[1].out, v: projections[2].out, factored.form, batch,
+        into: out, on: device)
+    }
+  }
 }
 
 /// What a module needs in order to run: passed explicitly, so nothing is hidden and any thread can run any model.
@@ -97,7 +133,7 @@ public struct Scope {
   public let execution: Execution
   let buffers: PassBuffers
 
-  /// An uninitialised transient `[rows, columns]` f32.
+  /// An uninitialised transient `[rows, columns]` of the device's kind of activations.
   public func tensor(_ rows: Int, _ columns: Int) -> Tensor { device.arena.tensor(rows, columns) }
 
   @inline(__always)
@@ -108,13 +144,13 @@ public struct Scope {
   /// Pieces are twice as long as attention's, which needs about twice the memory a row: the longer they are, the less often
   /// weights are read.
   func pieces(of rows: Int, _ body: (Range<Int>) -> Void) {
-    guard case .streamed(let size) = execution else { return body(0..<rows) }
+    guard let size = execution.piece else { return body(0..<rows) }
     for start in stride(from: 0, to: rows, by: 2 * size) { body(start..<min(start + 2 * size, rows)) }
   }
 
   /// Calls `body` with pieces of the rows that are whole sequences, in order, and with the scope that they are a batch of.
   func sequencePieces(_ body: (Range<Int>, Scope) -> Void) {
-    guard case .streamed(let size) = execution else { return body(0..<batch.rows, self) }
+    guard let size = execution.piece else { return body(0..<batch.rows, self) }
     var first = 0
     for next in 1...batch.segments.count {
       let rows = batch.segments[first].rows.lowerBound..<batch.segments[next - 1].rows.upperBound
@@ -150,6 +186,15 @@ public struct Scope {
     if let second { project(second, &run) }
     if let third { project(third, &run) }
     buffers.giveBack(run.finish())
+  }
+
+  /// `x · factorᵀ` `[rows, rank]`, transient.
+  func product(_ x: Tensor, with factor: DownFactor, activations: ActivationPrecision) -> Tensor {
+    let out = tensor(x.rows, factor.rank)
+    var run = LinearRun(x, activations: activations, on: device, collecting: buffers.takeProjections())
+    factor.weight.project(bias: nil, into: out, &run)
+    buffers.giveBack(run.finish())
+    return out
   }
 
   private func project(_ p: Product, _ run: inout LinearRun) {

@@ -2,7 +2,7 @@ import ApusCompute
 import ApusKernels
 
 /// Tokens per block of keys and values, in the kernels' layout.
-public let kvBlockTokens = 16
+public let kvBlockTokens = KVView.blockTokens
 
 /// A store whose sequences come and go.
 public protocol SequenceKVStore: KVStore {
@@ -96,24 +96,12 @@ public final class TransientKVStore: KVStore {
     layer: Int, q: Tensor, k: Tensor, v: Tensor, _ form: AttentionForm, _ batch: Batch, into out: Tensor,
     on device: any Device
   ) {
-    device.temporaries {
-      let blocks = batch.segments.map { ($0.rows.count + kvBlockTokens - 1) / kvBlockTokens }
-      let total = blocks.reduce(0, +)
-      let width = form.kvHeads * form.headDim
-      let keys = device.arena.tensor(total * kvBlockTokens, width)
-      let values = device.arena.tensor(total * kvBlockTokens, width)
-      let table = device.integers((0..<Int32(blocks.max() ?? 0)).map { $0 })
-      var first = 0
-      let segments = zip(batch.segments, blocks).map { s, count in
-        defer { first += count }
-        return AttentionSegment(
-          rows: s.rows, firstPosition: s.firstPosition,
-          kv: KVView(
-            keys: keys.rows(first * kvBlockTokens..<(first + count) * kvBlockTokens),
-            values: values.rows(first * kvBlockTokens..<(first + count) * kvBlockTokens), table: table))
-      }
-      device.storeKV(k, v, kvHeads: form.kvHeads, headDim: form.headDim, segments)
-      device.attention(q, form, segments, into: out)
-    }
+    device.attention(q, k, v, form, batch.segments.map(\.rows), into: out)
+  }
+
+  public func attend(
+    layer: Int, _ factored: FactoredAttention, _ batch: Batch, into out: Tensor, on device: any Device
+  ) {
+    device.attention(factored, batch.segments.map(\.rows), into: out)
   }
 }

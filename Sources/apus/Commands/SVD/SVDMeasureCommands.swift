@@ -71,10 +71,24 @@ enum SVDMode: String, ExpressibleByArgument, CaseIterable {
   case materialized
   /// The compressed model in pieces of the rows.
   case streamed
+  /// The compressed model by the device's operations for low rank.
+  case fused
 
   func options(threads: Int?, tokens: Int, piece: Int) -> RunnerOptions {
-    RunnerOptions(
-      threads: threads, maxBatchTokens: tokens, execution: self == .streamed ? .streamed(rows: piece) : .whole)
+    let execution: Execution =
+      switch self {
+      case .dense, .materialized: .whole
+      case .streamed: .streamed(rows: piece)
+      case .fused: .fused(rows: max(piece, Execution.standardFusedPiece))
+      }
+    return RunnerOptions(threads: threads, maxBatchTokens: tokens, execution: execution)
+  }
+}
+
+extension DeviceChoice {
+  /// What is compared unless told: on a CPU, streaming is what fusing is on a GPU.
+  fileprivate var modes: [SVDMode] {
+    if case .cpu = self { [.dense, .materialized, .streamed] } else { [.dense, .materialized, .fused] }
   }
 }
 
@@ -92,7 +106,8 @@ struct SVDBenchCommand: ParsableCommand {
   var model: String
   @Option(help: "The original.")
   var against: String?
-  @Option(help: "Modes: \(SVDMode.allCases.map(\.rawValue).joined(separator: ", ")) (default: all).")
+  @Option(
+    help: "Modes: \(SVDMode.allCases.map(\.rawValue).joined(separator: ", ")) (default: all that the device is for).")
   var modes: [SVDMode] = []
   @Option(help: "Sequences of a pass.")
   var batch = 32
@@ -104,6 +119,8 @@ struct SVDBenchCommand: ParsableCommand {
   var rounds = 5
   @Option(help: "Threads that compute (default: one a core).")
   var threads: Int?
+  @Option(help: "cpu, or cuda or cuda:N: a GPU.")
+  var device = DeviceChoice.cpu
   @Flag(help: "Print one JSON object.")
   var json = false
 
@@ -119,14 +136,15 @@ struct SVDBenchCommand: ParsableCommand {
   func run() throws {
     let (small, _) = try ModelArgument.load(model)
     let original = try against.map { try ModelArgument.load($0).model }
-    let modes = modes.isEmpty ? SVDMode.allCases : modes
+    let modes = modes.isEmpty ? device.modes : modes
     var random = SystemRandomNumberGenerator()
     let sequences = (0..<batch).map { _ in
       (0..<length).map { _ in Int32.random(in: 0..<Int32(small.vocabularySize), using: &random) }
     }
     let runners = try modes.map {
       try ModelRunner(
-        $0 == .dense ? original! : small, $0.options(threads: threads, tokens: batch * length, piece: piece))
+        $0 == .dense ? original! : small,
+        device.options($0.options(threads: threads, tokens: batch * length, piece: piece)))
     }
     var seconds = modes.map { _ in [Double]() }
     // The first round warms up.
