@@ -86,7 +86,7 @@ def main():
     parser.add_argument("--emulate", metavar="LIBRARY", help="the emulator as a shared library")
     parser.add_argument("--ranks", type=int, nargs="+", default=[96, 192, 384])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--limit", type=float, default=440, help="seconds after which no new case is begun")
+    parser.add_argument("--limit", type=float, default=400, help="seconds after which no new case is begun")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     begun = time.monotonic()

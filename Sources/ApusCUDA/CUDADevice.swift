@@ -5,7 +5,7 @@ import ApusKernels
 ///
 /// Activations and matrices are f32, or bf16 with sums in f32; vectors are f32. Operations return before they are done;
 /// what went wrong comes with the next `read`, and nothing is started after it. Owned by one thread at a time.
-public final class CUDADevice: Device, CustomStringConvertible {
+public final class CUDADevice: Device {
   /// What activations and matrices are stored as.
   public enum Elements: String, Sendable, CaseIterable {
     /// Products in f32, without tensor cores.
@@ -59,8 +59,8 @@ public final class CUDADevice: Device, CustomStringConvertible {
   }
 
   /// The GPU, and which kernels run on it, e.g. `NVIDIA H200, sm_90, bf16, kernels 8c1f…`.
-  public var description: String {
-    context.map { "\($0.name), \($0.architecture), \(elements.rawValue), kernels \($0.fingerprint)" } ?? "a plan"
+  public var name: String {
+    context.map { "\($0.name), \($0.architecture), \(elements.rawValue), kernels \($0.fingerprint)" } ?? "plan"
   }
 
   private init(planning elements: Elements) {

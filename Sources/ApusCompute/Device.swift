@@ -91,6 +91,8 @@ public enum ParameterKind: Sendable {
 /// transient memory of the device's arena while it runs and leaves the arena as it was. Calls come from one thread at a
 /// time.
 public protocol Device: AnyObject {
+  /// Who computes, for people.
+  var name: String { get }
   /// Where transient tensors come from.
   var arena: Arena { get }
   /// Whether the operations that decoders need are there: rotations, stored keys and values, routing.

@@ -8,6 +8,7 @@ public final class PlanningDevice: Device {
 
   public init(precision: CPUDevice.Precision) { self.precision = precision }
 
+  public var name: String { "plan" }
   public func planner() -> any Device { PlanningDevice(precision: precision) }
   public func read(_ x: Tensor) -> [Float] { [] }
 

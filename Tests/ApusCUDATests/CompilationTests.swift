@@ -22,19 +22,13 @@ private let compiler = try? NVRTC()
     arguments: [("sm_80", 163), ("sm_90", 227)])
   func `Every kernel compiles to machine code that fits the architecture`(
     architecture: String, sharedKilobytes: Int
-  ) async throws {
+  ) throws {
     let nvrtc = try #require(compiler)
-    let modules = try await withThrowingTaskGroup(of: CUBIN.self) { group in
-      for source in KernelSource.all {
-        group.addTask {
-          try CUBIN(try nvrtc.compile(source, headers: KernelSource.headers, architecture: architecture))
-        }
-      }
-      return try await group.reduce(into: []) { $0.append($1) }
-    }
+    let modules = try TestDevice.kernels.modules(architecture: architecture) { nvrtc }
     let kernels = modules.flatMap(\.kernels).sorted { $0.name < $1.name }
     #expect(Set(kernels.map(\.name)) == Self.kernels)
     print("NVRTC \(nvrtc.version.major).\(nvrtc.version.minor), \(architecture)")
+    print("  CUBINs \(CUBIN.fingerprint(modules.flatMap(\.bytes)))")
     for kernel in kernels {
       let shared = try #require(kernel.sharedBytes, "\(kernel.name) does not say how much shared memory it needs")
       print(

@@ -1,5 +1,6 @@
 import ApusCompute
 import CUDAEmulator
+import Foundation
 
 @testable import ApusCUDA
 
@@ -13,6 +14,21 @@ enum TestDevice {
     try context.load([0])
     return context
   }
+
+  /// The emulated device, and the GPU of this machine where there is one, which then has to pass too.
+  static func all(_ elements: CUDADevice.Elements) throws -> [CUDADevice] {
+    let emulated = try emulated(elements)
+    guard let driver = try? CUDADriver.system() else { return [emulated] }
+    let gpu = try CUDAContext(driver)
+    for module in try kernels.modules(KernelSource.all(for: elements), architecture: gpu.architecture) {
+      try gpu.load(module.bytes)
+    }
+    return [emulated, CUDADevice(gpu, elements: elements, ledger: MemoryLedger())]
+  }
+
+  /// Compiled once for as long as the sources stay as they are.
+  static let kernels = KernelCache(
+    folder: URL(filePath: #filePath).appending(path: "../../../.build/cuda-kernels").standardizedFileURL)
 
   static func emulated(_ elements: CUDADevice.Elements, ledger: MemoryLedger = MemoryLedger()) throws -> CUDADevice {
     CUDADevice(try emulated(), elements: elements, ledger: ledger)

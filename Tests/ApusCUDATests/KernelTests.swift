@@ -5,8 +5,8 @@ import Testing
 
 @testable import ApusCUDA
 
-/// Every kernel against a slow f64 reference on random shapes. No GPU runs here: these are results of the same sources,
-/// compiled for this processor, under an emulated driver.
+/// Every kernel against a slow f64 reference on random shapes: the same sources, compiled for this processor, under an
+/// emulated driver, and on a GPU where there is one.
 @Suite(.serialized) struct KernelTests {
   private static let rows = [1, 2, 31, 33, 97, 130]
 
@@ -30,10 +30,11 @@ import Testing
         let seed = UInt64.random(in: 0...9999)
         print("seed \(seed), \(elements), \(descending ? "descending" : "ascending")")
         TestDevice.order(descending: descending)
-        let device = try TestDevice.emulated(elements)
-        try device.arena.reserve(32 << 20)
-        var operands = Operands(device: device, generator: SeededGenerator(seed: seed))
-        try body(device, &operands)
+        for device in try TestDevice.all(elements) {
+          try device.arena.reserve(32 << 20)
+          var operands = Operands(device: device, generator: SeededGenerator(seed: seed))
+          try body(device, &operands)
+        }
       }
     }
     TestDevice.order(descending: false)

@@ -113,6 +113,9 @@ public final class ModelRunner {
   public let options: RunnerOptions
   public let threads: Int
 
+  /// Who computes, for people.
+  public var deviceName: String { device.name }
+
   private let ledger = MemoryLedger()
   private let device: any Device
   /// The model's, where the device computes.

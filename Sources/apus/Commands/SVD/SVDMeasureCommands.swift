@@ -157,10 +157,12 @@ struct SVDBenchCommand: ParsableCommand {
     }
     let rows = modes.indices.map { i in
       Row(
-        mode: modes[i].rawValue, seconds: seconds[i].sorted()[rounds / 2], weights: runners[i].memory.weights,
-        transientPlan: runners[i].memory.transientPlan, transientHighWater: runners[i].memory.transientHighWater)
+        mode: modes[i].rawValue, device: runners[i].deviceName, seconds: seconds[i].sorted()[rounds / 2],
+        weights: runners[i].memory.weights, transientPlan: runners[i].memory.transientPlan,
+        transientHighWater: runners[i].memory.transientHighWater)
     }
     if json { return try JSONOutput.print(["modes": rows]) }
+    Terminal.write("\(rows[0].device)\n")
     Terminal.write("mode              ms   weights MB   transient MB: planned   measured\n")
     for row in rows {
       Terminal.write(
@@ -173,6 +175,7 @@ struct SVDBenchCommand: ParsableCommand {
 
   private struct Row: Encodable {
     var mode: String
+    var device: String
     var seconds: Double
     var weights: Int
     var transientPlan: Int
