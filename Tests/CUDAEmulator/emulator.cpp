@@ -69,12 +69,22 @@ struct Block {
 
 Block running;
 
+// Lets the threads at the block's barrier go when all have come; those that have ended are not waited for.
+void open_barrier() {
+  if (running.arrived == 0 || running.arrived < running.alive) return;
+  running.arrived = 0;
+  running.passed++;
+}
+
+bool can_run(const Fiber &f) { return !f.ended && f.blockBarriers <= running.passed; }
+
 void enter() {
   running.body(running.arguments);
   Fiber &me = running.fibers[running.current];
   if (me.copyCount > 0) fail("a thread ended without waiting for its asynchronous copies");
   me.ended = true;
   running.alive--;
+  open_barrier();
   running.idle = 0;
   _longjmp(running.scheduler, 1);
 }
@@ -116,10 +126,20 @@ void run_block() {
   b.passed = 0;
   b.idle = 0;
   memset(b.sharedEnd - b.sharedBytes, 0xff, b.sharedBytes);
+  // A warp runs as far as the block's barriers let it: one that is missing lets it run far ahead of the others.
+  const int warps = b.threads / 32;
   while (b.alive > 0) {
-    for (int n = 0; n < b.threads; n++) {
-      const int i = b.descending ? b.threads - 1 - n : n;
-      if (!b.fibers[i].ended) resume(i);
+    for (int w = 0; w < warps; w++) {
+      const int first = 32 * (b.descending ? warps - 1 - w : w);
+      for (bool ran = true; ran;) {
+        ran = false;
+        for (int n = 0; n < 32; n++) {
+          const int i = first + (b.descending ? 31 - n : n);
+          if (!can_run(b.fibers[i])) continue;
+          resume(i);
+          ran = true;
+        }
+      }
     }
   }
 }
@@ -181,18 +201,11 @@ unsigned char *shared;
 void block_barrier() {
   Block &b = running;
   Fiber &me = b.fibers[b.current];
-  const unsigned mine = ++me.blockBarriers;
+  me.blockBarriers++;
   b.idle = 0;
   b.arrived++;
-  while (b.passed != mine) {
-    // Threads that have ended are not waited for.
-    if (b.arrived == b.alive) {
-      b.arrived = 0;
-      b.passed++;
-    } else {
-      give_way();
-    }
-  }
+  open_barrier();
+  while (!can_run(me)) give_way();
 }
 
 Exchange &exchange() {
