@@ -2,7 +2,7 @@
 //
 // A grid's blocks run one after another. Device memory can only be touched while a kernel or a copy runs: a host that
 // reads or writes it by its address is stopped by the processor. Shared memory is as large as the launch says, ends at a
-// page that nobody may touch, and starts as NaNs.
+// page that nobody may touch; memory of both kinds starts as NaNs.
 #include "emulator.h"
 
 #include <pthread.h>
@@ -374,9 +374,12 @@ int emulated_cuMemAlloc_v2(unsigned long *address, size_t bytes) {
   const size_t size = whole_pages(bytes);
   void *base = bytes == 0 || allocationCount == kMostAllocations
                    ? MAP_FAILED
-                   : mmap(nullptr, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+                   : mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   const bool done = base != MAP_FAILED;
   if (done) {
+    // NaNs, also between the last byte asked for and the end of the page.
+    memset(base, 0xff, size);
+    mprotect(base, size, PROT_NONE);
     allocations[allocationCount++] = {(unsigned char *)base, size};
     allocatedBytes += size;
     *address = (unsigned long)base;
