@@ -28,7 +28,12 @@ let testable: [SwiftSetting] = [.unsafeFlags(["-enable-testing"], .when(configur
 
 let rooms = [
   "ApusKernels", "ApusCompute", "ApusText", "ApusTools", "ApusModels", "ApusEngine", "ApusServer", "ApusLoad",
-  "ApusVectors", "ApusCollections", "ApusGRPC", "ApusCompression",
+  "ApusVectors", "ApusCollections", "ApusGRPC", "ApusCompression", "ApusCUDA",
+]
+
+let cudaKernels = [
+  "common.cuh", "tile_f32.cuh", "tile_bf16.cuh", "attention_f32.cu", "attention_bf16.cu", "feed_forward_f32.cu",
+  "feed_forward_bf16.cu", "linear_f32.cu", "linear_bf16.cu", "rows.cu",
 ]
 
 let package = Package(
@@ -62,6 +67,10 @@ let package = Package(
       name: "ApusKernels", dependencies: ["CSIMD", "KernelInterface"] + levels.map { .byName(name: $0.name) },
       swiftSettings: testable),
     .target(name: "ApusCompute", dependencies: ["ApusKernels"], swiftSettings: testable),
+    // Kernels travel as text: they are compiled for the GPU that is found, by the compiler that is found.
+    .target(
+      name: "ApusCUDA", dependencies: ["ApusCompute", "ApusKernels"],
+      resources: cudaKernels.map { .embedInCode("Kernels/" + $0) }, swiftSettings: testable),
     // Optimised in debug too: tests live through hundreds of thousands of changes. Debug builds check exclusive access; in
     // release that would be 6 % of a query.
     .target(
@@ -151,7 +160,7 @@ let package = Package(
     .executableTarget(
       name: "apus",
       dependencies: [
-        "ApusCollections", "ApusCompression", "ApusLoad", "ApusServer", "ApusVectors",
+        "ApusCUDA", "ApusCollections", "ApusCompression", "ApusLoad", "ApusServer", "ApusVectors",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ]),
     // What a feature costs in lines, beside a framework without slots that is only compiled (Benchmarks/composition).
@@ -161,6 +170,9 @@ let package = Package(
     .target(name: "SubclassFixture", path: "Benchmarks/composition/Subclasses"),
     // Counts heap allocations by taking malloc's place in the test binary.
     .target(name: "AllocationCounter", path: "Tests/AllocationCounter"),
+    // A CUDA driver in software with the kernels linked in.
+    .target(
+      name: "CUDAEmulator", path: "Tests/CUDAEmulator", cxxSettings: [.headerSearchPath(".")]),
     .target(name: "TestSupport", dependencies: ["ApusText"], path: "Tests/Support"),
     .testTarget(name: "ApusKernelsTests", dependencies: ["ApusKernels"], exclude: ["Fixtures"]),
     .testTarget(name: "ApusComputeTests", dependencies: ["ApusCompute"]),
@@ -183,6 +195,8 @@ let package = Package(
       name: "ApusCompressionTests",
       dependencies: ["ApusCompression", "ApusCompute", "ApusKernels", "ApusModels", "ApusText", "TestSupport"]),
     .testTarget(
+      name: "ApusCUDATests", dependencies: ["ApusCUDA", "ApusCompute", "ApusKernels", "ApusModels", "CUDAEmulator"]),
+    .testTarget(
       name: "ApusEngineTests",
       dependencies: ["AllocationCounter", "ApusCompute", "ApusEngine", "ApusModels", "ApusText"]),
     .testTarget(
@@ -191,5 +205,6 @@ let package = Package(
         "ApusGRPC", "ApusServer", "TestSupport", .product(name: "HummingbirdTesting", package: "hummingbird"),
       ]),
   ],
-  swiftLanguageModes: [.v6]
+  swiftLanguageModes: [.v6],
+  cxxLanguageStandard: .cxx17
 )

@@ -18,42 +18,70 @@ public final class Arena {
   public let isCounting: Bool
   /// Gets the bytes in use after every change: for who draws memory over time.
   public var onUse: ((Int) -> Void)?
-  private var storage: HeapStorage?
+  /// How elements of activations are stored: the kind of tensors for which no other is asked.
+  public let elements: DType
+  /// Rows of tensors start at multiples of this many bytes.
+  public let rowAlignment: Int
+  private var storage: Storage?
   private let ledger: MemoryLedger?
+  private let memory: (_ bytes: Int) throws -> Storage
 
   /// Bytes that can be used; `Int.max` when counting.
   public private(set) var capacity: Int
 
   /// An arena with real memory of `capacity` bytes, counted as transient in the ledger while in use.
   public init(capacity: Int, ledger: MemoryLedger) {
-    self.capacity = 0
+    self.capacity = capacity
     self.ledger = ledger
     isCounting = false
-    reserve(capacity)
+    elements = .f32
+    rowAlignment = 1
+    memory = { HeapStorage(byteCount: $0) }
+    if capacity > 0 { storage = HeapStorage(byteCount: capacity) }
   }
 
-  private init() {
+  /// An arena of another kind of memory, empty until `reserve`.
+  public init(
+    elements: DType, rowAlignment: Int, ledger: MemoryLedger, memory: @escaping (_ bytes: Int) throws -> Storage
+  ) {
+    capacity = 0
+    self.ledger = ledger
+    isCounting = false
+    self.elements = elements
+    self.rowAlignment = rowAlignment
+    self.memory = memory
+  }
+
+  private init(elements: DType, rowAlignment: Int) {
     capacity = Int.max
     ledger = nil
     isCounting = true
+    self.elements = elements
+    self.rowAlignment = rowAlignment
+    memory = { HeapStorage(byteCount: $0) }
   }
 
   /// An arena that only counts.
-  public static func counting() -> Arena { Arena() }
+  public static func counting(elements: DType = .f32, rowAlignment: Int = 1) -> Arena {
+    Arena(elements: elements, rowAlignment: rowAlignment)
+  }
 
-  /// Makes room for `bytes` in all; only while nothing is in use.
-  public func reserve(_ bytes: Int) {
+  /// Makes room for `bytes` in all; only while nothing is in use. Throws what the memory's owner throws.
+  public func reserve(_ bytes: Int) throws {
     guard !isCounting, bytes > capacity else { return }
     precondition(used == 0, "an arena can't grow while \(used) bytes of it are in use")
     storage = nil
-    storage = HeapStorage(byteCount: bytes)
+    capacity = 0
+    storage = try memory(bytes)
     capacity = bytes
   }
 
   /// An uninitialised matrix that is valid until the arena is released to a mark from before this call.
-  public func tensor(_ rows: Int, _ columns: Int, dtype: DType = .f32) -> Tensor {
-    let pointer = bytes(rows * dtype.rowBytes(columns))
-    return Tensor(dtype: dtype, rows: rows, columns: columns, base: pointer, storage: storage)
+  public func tensor(_ rows: Int, _ columns: Int, dtype: DType? = nil) -> Tensor {
+    let dtype = dtype ?? elements
+    let rowBytes = (dtype.rowBytes(columns) + rowAlignment - 1) / rowAlignment * rowAlignment
+    let pointer = bytes(rows * rowBytes)
+    return Tensor(dtype: dtype, rows: rows, columns: columns, rowBytes: rowBytes, base: pointer, storage: storage)
   }
 
   /// Uninitialised bytes, valid like `tensor`'s.

@@ -30,6 +30,9 @@ public final class CPUDevice: Device {
     pool = ThreadPool(threads: threads)
   }
 
+  public var name: String { "CPU, \(pool.threads) thread\(pool.threads == 1 ? "" : "s")" }
+  public func planner() -> any Device { PlanningDevice(precision: precision) }
+
   /// Weight rows that one thread takes at a time: at least one tile of the kernels, and enough bytes to be worth a claim.
   private static let tileRows = 16
   private static let grainBytes = 48 << 10

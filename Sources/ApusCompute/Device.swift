@@ -96,15 +96,36 @@ public enum KVOrder: Sendable, Hashable {
   case rows
 }
 
+/// What a parameter is to the operations that take it.
+public enum ParameterKind: Sendable {
+  /// The right side of products, or a table of rows.
+  case matrix
+  /// A bias or a weight of elements, `[1, n]` f32.
+  case vector
+}
+
 /// Who executes the operations of a model. Modules say *what* to compute on which tensors; a device decides how, and
 /// whether at all (a planning device only keeps the account of memory).
 ///
-/// Tensors of activations are f32 `[rows, columns]`, where rows are the tokens of all sequences of a batch one after
-/// another. An operation may use transient memory of the device's arena while it runs and leaves the arena as it was.
-/// Calls come from one thread at a time.
+/// Tensors of activations are `[rows, columns]` of the arena's kind of elements (f32 on a CPU), where rows are the tokens
+/// of all sequences of a batch one after another. They, and the parameters that operations take, are where the device
+/// computes: `resident` brings numbers there, `read` brings them back, and nobody else looks at them. An operation may use
+/// transient memory of the device's arena while it runs and leaves the arena as it was. Calls come from one thread at a
+/// time.
 public protocol Device: AnyObject {
+  /// Who computes, for people.
+  var name: String { get }
   /// Where transient tensors come from.
   var arena: Arena { get }
+  /// Whether the operations that decoders need are there: rotations, stored keys and values, routing.
+  var runsDecoders: Bool { get }
+  /// A device that only keeps the account: its counting arena sees the allocations that this one's would.
+  func planner() -> any Device
+  /// A parameter where this device computes, in a form that its operations take: a copy that lives as long as the result,
+  /// or the tensor itself. Throws when the device has no room.
+  func resident(_ x: Tensor, _ kind: ParameterKind) throws -> Tensor
+  /// The elements in order, when all that was asked before is done. Throws what went wrong with it.
+  func read(_ x: Tensor) throws -> [Float]
 
   /// `out = x · weightᵀ + bias` for each projection; all read the same `x` `[rows, k]`.
   func linear(_ x: Tensor, _ projections: [Projection], activations: ActivationPrecision)
@@ -139,6 +160,13 @@ public protocol Device: AnyObject {
   /// elements to `rank` ones, the first of a head of out. `bias` is `[1, kvHeads · headDim]`.
   func projectHeads(
     _ x: Tensor, heads: Int, _ weight: Tensor, kvHeads: Int, bias: Tensor?, transposed: Bool, into out: Tensor)
+  /// Attention within each of the sequences, given as their rows; keys and values `[rows, keyHeads · headDim]` are not kept.
+  func attention(
+    _ q: Tensor, _ k: Tensor, _ v: Tensor, _ form: AttentionForm, _ sequences: [Range<Int>], into out: Tensor)
+  /// The same for queries, keys and values that are maps of one narrow product.
+  func attention(_ factored: FactoredAttention, _ sequences: [Range<Int>], into out: Tensor)
+  /// `s = h · downᵀ` `[rows, rank]` for the inner activations h of a feed-forward part.
+  func feedForward(_ factored: FactoredFeedForward, into s: Tensor)
 
   /// `out = activation(gate) · up`; `up` nil means 1. Tensors may be the same.
   func activate(_ activation: Activation, gate: Tensor, up: Tensor?, into out: Tensor)

@@ -8,6 +8,10 @@ public final class PlanningDevice: Device {
 
   public init(precision: CPUDevice.Precision) { self.precision = precision }
 
+  public var name: String { "plan" }
+  public func planner() -> any Device { PlanningDevice(precision: precision) }
+  public func read(_ x: Tensor) -> [Float] { [] }
+
   public func linear(_ x: Tensor, _ projections: [Projection], activations: ActivationPrecision) {
     temporaries {
       if let layout = CPUDevice.layout(x, projections, activations, precision) { _ = arena.bytes(layout.bytes) }

@@ -5,14 +5,17 @@ import Foundation
 ///
 /// Subclassed by whoever owns memory differently (a mapped file, a device's arena).
 open class Storage: @unchecked Sendable {
-  // Sendable holds: both fields are immutable after init. Who may write to the memory behind them is decided by the
+  // Sendable holds: the fields are immutable after init. Who may write to the memory behind them is decided by the
   // owner (weights are never written; activations belong to the one thread that runs the step).
   public let base: UnsafeMutableRawPointer
   public let byteCount: Int
+  /// Whether this process may read and write at `base`; otherwise it is an address of a device, only good for kernels.
+  public let isHostMemory: Bool
 
-  public init(base: UnsafeMutableRawPointer, byteCount: Int) {
+  public init(base: UnsafeMutableRawPointer, byteCount: Int, isHostMemory: Bool = true) {
     self.base = base
     self.byteCount = byteCount
+    self.isHostMemory = isHostMemory
   }
 }
 

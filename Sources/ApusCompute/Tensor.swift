@@ -12,7 +12,8 @@ public struct Tensor: @unchecked Sendable {
   public let columns: Int
   /// Bytes from one row to the next.
   public let rowBytes: Int
-  let base: UnsafeMutableRawPointer
+  /// Where the first row begins: in this process' memory, or in a device's (`isHostMemory`). Only devices look there.
+  public let base: UnsafeMutableRawPointer
   let storage: Storage?
 
   /// A view of memory that `storage` keeps alive (nil: the caller does).
@@ -50,6 +51,9 @@ public struct Tensor: @unchecked Sendable {
     self.init(zeros: rows, columns, dtype: dtype)
     bytes.withUnsafeBytes { base.copyMemory(from: $0.baseAddress!, byteCount: $0.count) }
   }
+
+  /// Whether this process may look at the elements; those in a device's memory only come through `Device.read`.
+  @inline(__always) public var isHostMemory: Bool { storage?.isHostMemory ?? true }
 
   /// Bytes of the elements, without gaps between rows.
   public var byteCount: Int { rows * dtype.rowBytes(columns) }
@@ -91,6 +95,7 @@ public struct Tensor: @unchecked Sendable {
   /// Calls `body` with the f32 elements of one row, which live as long as the call.
   public func withRow<R>(_ row: Int, _ body: (UnsafeMutableBufferPointer<Float>) throws -> R) rethrows -> R {
     precondition(dtype == .f32 && row >= 0 && row < rows, "row \(row) of an f32 matrix of \(rows)")
+    precondition(isHostMemory, "the matrix is in a device's memory: use Device.read")
     defer { withExtendedLifetime(storage) {} }
     return try body(
       UnsafeMutableBufferPointer(
@@ -99,6 +104,7 @@ public struct Tensor: @unchecked Sendable {
 
   /// A copy of the elements, row after row, of a dense kind or a quantised one (dequantised).
   public func floatArray() -> [Float] {
+    precondition(isHostMemory, "the matrix is in a device's memory: use Device.read")
     let kernels = Kernels.current
     return [Float](unsafeUninitializedCapacity: rows * columns) { buffer, count in
       for row in 0..<rows {

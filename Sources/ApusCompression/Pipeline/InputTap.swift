@@ -37,6 +37,10 @@ private struct TappedWeight: Weight {
   }
 
   func gather(_ ids: Tensor, into out: Tensor, on device: any Device) { weight.gather(ids, into: out, on: device) }
+
+  func resident(on device: any Device, _ moved: inout MovedFactors) throws -> any Weight {
+    TappedWeight(weight: try weight.resident(on: device, &moved), see: see)
+  }
 }
 
 /// Runs a model over sequences for what its matrices read; nobody looks at what comes out.

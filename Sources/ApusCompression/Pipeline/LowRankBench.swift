@@ -9,9 +9,17 @@ public enum ExecutionMode: String, Sendable, Codable, CaseIterable {
   case materialized
   /// The compressed model in pieces of the rows.
   case streamed
+  /// The compressed model by the device's operations for low rank.
+  case fused
 
-  /// - Parameter piece: rows of a piece when streamed.
-  public func execution(piece: Int) -> Execution { self == .streamed ? .streamed(rows: piece) : .whole }
+  /// - Parameter piece: rows of a piece when streamed, at least when fused.
+  public func execution(piece: Int) -> Execution {
+    switch self {
+    case .dense, .materialized: .whole
+    case .streamed: .streamed(rows: piece)
+    case .fused: .fused(rows: max(piece, Execution.standardFusedPiece))
+    }
+  }
 }
 
 /// Time and memory of a model and its compressed form, in turns in one process.
@@ -24,10 +32,12 @@ public struct LowRankBench {
   public var rounds: Int
   public var piece: Int
   public var threads: Int?
+  /// The last word on a runner's options: who computes.
+  public var options: (RunnerOptions) -> RunnerOptions
 
   public init(
     batch: Int = 32, length: Int = 256, decoded: Int = 32, rounds: Int = 5, piece: Int = Execution.standardPiece,
-    threads: Int? = nil
+    threads: Int? = nil, options: @escaping (RunnerOptions) -> RunnerOptions = { $0 }
   ) {
     self.batch = batch
     self.length = length
@@ -35,6 +45,7 @@ public struct LowRankBench {
     self.rounds = rounds
     self.piece = piece
     self.threads = threads
+    self.options = options
   }
 
   /// Transient memory in use from a moment on.
@@ -46,6 +57,8 @@ public struct LowRankBench {
 
   public struct Result: Sendable, Codable {
     public var mode: ExecutionMode
+    /// Who computed.
+    public var device: String
     /// Of a pass over the batch (a decoder's prefill): the median of the rounds.
     public var seconds: Double
     /// What a decoder writes, one sequence; nil for an encoder.
@@ -75,9 +88,10 @@ public struct LowRankBench {
     let runners = try zip(models, modes).map { model, mode in
       try ModelRunner(
         model,
-        RunnerOptions(
-          threads: threads, contextLength: model.isEncoder ? nil : length + decoded, maxSequences: batch,
-          maxBatchTokens: batch * length, execution: mode.execution(piece: piece)))
+        options(
+          RunnerOptions(
+            threads: threads, contextLength: model.isEncoder ? nil : length + decoded, maxSequences: batch,
+            maxBatchTokens: batch * length, execution: mode.execution(piece: piece))))
     }
     var seconds = modes.map { _ in [Double]() }
     var rates = modes.map { _ in [Double]() }
@@ -92,7 +106,7 @@ public struct LowRankBench {
     return try modes.indices.map { i in
       let (plan, highWater) = (runners[i].memory.transientPlan, runners[i].memory.transientHighWater)
       return Result(
-        mode: modes[i], seconds: Self.median(seconds[i]),
+        mode: modes[i], device: runners[i].deviceName, seconds: Self.median(seconds[i]),
         decodedPerSecond: models[i].isEncoder || decoded == 0 ? nil : Self.median(rates[i]),
         weights: runners[i].memory.weights, transientPlan: plan, transientHighWater: highWater,
         memory: try memory(runners[i], sequences))

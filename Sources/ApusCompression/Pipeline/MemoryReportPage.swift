@@ -9,10 +9,11 @@ public struct MemoryReportPage {
   public var results: [LowRankBench.Result]
 
   private static let colours: [ExecutionMode: String] = [
-    .dense: "#c2452d", .materialized: "#c98a1b", .streamed: "#2a6fbb",
+    .dense: "#c2452d", .materialized: "#c98a1b", .streamed: "#2a6fbb", .fused: "#3a8f4d",
   ]
   private static let words: [ExecutionMode: String] = [
     .dense: "dense", .materialized: "low rank at once", .streamed: "low rank streamed",
+    .fused: "low rank fused",
   ]
   private static let (width, height, margin) = (900.0, 420.0, 64.0)
   /// Points of a curve: one pixel shows no more.

@@ -110,6 +110,9 @@ public struct Attention: AttentionConfig {
     func kvShape(_ layout: KVLayout) -> KVShape { LowRankAttention(form, qkv).shape(layout) }
 
     func callAsFunction(_ x: Tensor, into out: Tensor, _ c: Scope) {
+      if c.execution.isFused, !c.kv.keepsPast, let factored = factored(c) {
+        return fused(x, factored, into: out, c)
+      }
       c.temporaries {
         let mixed = c.tensor(x.rows, form.heads * form.headDim)
         let layout = c.kvLayouts[layer]
@@ -117,6 +120,34 @@ public struct Attention: AttentionConfig {
           attend(x, into: mixed, c)
         } else {
           LowRankAttention(form, qkv)(x, layer: layer, layout, into: mixed, c)
+        }
+        c.linear(mixed, activations: activations, (output, outputBias, out))
+      }
+    }
+
+    private typealias Factored = (down: DownFactor, q: FactoredMap, k: FactoredMap, v: FactoredMap)
+
+    /// Queries, keys and values as maps of one narrow product, where they are nothing else.
+    private func factored(_ c: Scope) -> Factored? {
+      let maps = qkv.maps
+      guard qkv.keysArePlain, let q = c[maps.query.weight].factors, let k = c[maps.key.weight].factors,
+        let v = c[maps.value.weight].factors, q.down === k.down, q.down === v.down
+      else { return nil }
+      func map(_ factors: FactorPair, _ map: QKVMaps.Map) -> FactoredMap {
+        FactoredMap(factors.up, bias: map.bias.flatMap { c[$0] })
+      }
+      return (q.down, map(q, maps.query), map(k, maps.key), map(v, maps.value))
+    }
+
+    private func fused(_ x: Tensor, _ f: Factored, into out: Tensor, _ c: Scope) {
+      c.temporaries {
+        // A narrow product reads all of what the heads made before the output is written over it.
+        let canShare = c[output].factors != nil && out.columns == form.heads * form.headDim
+        let mixed = canShare ? out : c.tensor(x.rows, form.heads * form.headDim)
+        c.temporaries {
+          let p = c.product(x, with: f.down, activations: qkv.maps.activations)
+          c.device.attention(
+            FactoredAttention(p: p, q: f.q, k: f.k, v: f.v, form: form), c.batch.segments.map(\.rows), into: mixed)
         }
         c.linear(mixed, activations: activations, (output, outputBias, out))
       }
@@ -133,6 +164,9 @@ public struct Attention: AttentionConfig {
           (maps.key.weight, maps.key.bias, k), (maps.value.weight, maps.value.bias, v))
         qkv.finishQueries(q, at: c.positions, c)
         qkv.finishKeys(k, at: c.positions, c)
+        guard c.kv.keepsPast else {
+          return c.device.attention(q, k, v, form, c.batch.segments.map(\.rows), into: mixed)
+        }
         c.kv.withSegments(of: layer, c.batch, on: c.device) { segments in
           for s in segments {
             c.device.store(k.rows(s.rows), heads: form.keyHeads, in: s.keys, as: .columns, at: s.firstPosition)

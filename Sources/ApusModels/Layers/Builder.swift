@@ -118,6 +118,18 @@ public struct Parameters: Sendable {
     }
   }
 
+  /// The same numbers where the device computes. Throws what the device throws.
+  func resident(on device: any Device) throws -> Parameters {
+    var moved = MovedFactors()
+    return try map { _, value in
+      switch value {
+      case .matrix(let weight): .matrix(try weight.resident(on: device, &moved))
+      case .vector(let tensor): .vector(try device.resident(tensor, .vector))
+      case .absent: .absent
+      }
+    }
+  }
+
   private func map(_ change: (ParameterSpec, Value) throws -> Value) rethrows -> Parameters {
     Parameters(specs, try zip(specs, values).map { try change($0, $1) })
   }

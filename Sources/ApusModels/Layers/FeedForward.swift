@@ -66,6 +66,7 @@ public struct FeedForward: FeedForwardConfig {
     }
 
     func callAsFunction(_ x: Tensor, into out: Tensor, _ c: Scope) {
+      if c.execution.isFused, let factors = factors(c) { return fused(x, factors, into: out, c) }
       c.temporaries {
         let u = c.tensor(x.rows, hidden)
         if let gate {
@@ -77,6 +78,39 @@ public struct FeedForward: FeedForwardConfig {
           c.device.activate(activation, gate: u, up: nil, into: u)
         }
         c.linear(u, activations: activations, (down.weight, down.bias, out))
+      }
+    }
+
+    /// Of matrices that are all of low rank.
+    private func factors(_ c: Scope) -> (gate: FactorPair?, up: FactorPair, down: FactorPair, inner: Tensor)? {
+      guard let up = c[up.weight].factors, let down = c[down.weight].factors, let inner = down.down.weight.stored else {
+        return nil
+      }
+      guard let gate else { return (nil, up, down, inner) }
+      return c[gate.weight].factors.map { ($0, up, down, inner) }
+    }
+
+    private func fused(
+      _ x: Tensor, _ f: (gate: FactorPair?, up: FactorPair, down: FactorPair, inner: Tensor), into out: Tensor, _ c: Scope
+    ) {
+      func map(_ factors: FactorPair, _ bias: VectorParameter?) -> FactoredMap {
+        FactoredMap(factors.up, bias: bias.flatMap { c[$0] })
+      }
+      c.temporaries {
+        let s = c.tensor(x.rows, f.down.down.rank)
+        c.temporaries {
+          let p = c.product(x, with: f.up.down, activations: activations)
+          let gate = f.gate.map { factors in
+            (
+              p: factors.down === f.up.down ? p : c.product(x, with: factors.down, activations: activations),
+              map: map(factors, self.gate?.bias)
+            )
+          }
+          c.device.feedForward(
+            FactoredFeedForward(activation, p: p, up: map(f.up, up.bias), gate: gate, down: f.inner), into: s)
+        }
+        let last = map(f.down, down.bias)
+        c.device.linear(s, [Projection(last.weight, bias: last.bias, out: out)], activations: activations)
       }
     }
   }

@@ -33,11 +33,17 @@ public struct LowRankWeight: Weight {
   public var byteCount: Int { up.byteCount + (countsDown ? down.weight.byteCount : 0) }
   public var form: String { "rank \(down.rank), \(up.form)" }
 
-  public var factors: FactorPair? { (up as? StoredWeight).map { FactorPair(down: down, up: $0.tensor) } }
+  public var factors: FactorPair? { up.stored.map { FactorPair(down: down, up: $0) } }
 
   public func project(bias: Tensor?, into out: Tensor, _ run: inout LinearRun) {
     let x = run.product(with: down)
     run.apply(up, bias: bias, to: x, into: out)
+  }
+
+
+  public func resident(on device: any Device, _ moved: inout MovedFactors) throws -> any Weight {
+    LowRankWeight(
+      down: try moved.resident(down, on: device), up: try up.resident(on: device, &moved), countsDown: countsDown)
   }
 
   public func gather(_ ids: Tensor, into out: Tensor, on device: any Device) {

@@ -67,9 +67,25 @@ public enum Execution: Sendable, Hashable {
   case whole
   /// About so many in attention, twice as many elsewhere: only the rows between layers are as large as the batch.
   case streamed(rows: Int)
+  /// The same, with the device's operations for matrices of low rank: what is wide stays inside them.
+  case fused(rows: Int)
 
   /// Rows of a piece that keep a product busy and fit into the caches.
   public static let standardPiece = 128
+  /// Rows of a piece that keep all of a GPU busy.
+  public static let standardFusedPiece = 16384
+
+  /// Rows of a piece; nil for all.
+  var piece: Int? {
+    switch self {
+    case .whole: nil
+    case .streamed(let rows), .fused(let rows): rows
+    }
+  }
+
+  var isFused: Bool {
+    if case .fused = self { true } else { false }
+  }
 }
 
 /// Where the past is kept: contiguous, paged with shared prefixes, only for a pass.
@@ -77,10 +93,16 @@ public enum Execution: Sendable, Hashable {
 /// *Which* rows a layer keeps of a token is the layer's affair (`KVLayout`); a store is made for their shapes and says where
 /// those of a batch's sequences lie.
 public protocol KVStore: AnyObject {
+  /// Whether what a pass stores is there in the next one.
+  var keepsPast: Bool { get }
   /// Calls `body` with the places of a layer's rows of each of the batch's sequences, in the batch's order; they have room
   /// for the batch's tokens.
   func withSegments(
     of layer: Int, _ batch: Batch, on device: any Device, _ body: (_ segments: [AttentionSegment]) -> Void)
+}
+
+extension KVStore {
+  public var keepsPast: Bool { true }
 }
 
 /// What a module needs in order to run: passed explicitly, so nothing is hidden and any thread can run any model.
@@ -98,7 +120,7 @@ public struct Scope {
   public let execution: Execution
   let buffers: PassBuffers
 
-  /// An uninitialised transient `[rows, columns]` f32.
+  /// An uninitialised transient `[rows, columns]` of the device's kind of activations.
   public func tensor(_ rows: Int, _ columns: Int) -> Tensor { device.arena.tensor(rows, columns) }
 
   @inline(__always)
@@ -109,13 +131,13 @@ public struct Scope {
   /// Pieces are twice as long as attention's, which needs about twice the memory a row: the longer they are, the less often
   /// weights are read.
   func pieces(of rows: Int, _ body: (Range<Int>) -> Void) {
-    guard case .streamed(let size) = execution else { return body(0..<rows) }
+    guard let size = execution.piece else { return body(0..<rows) }
     for start in stride(from: 0, to: rows, by: 2 * size) { body(start..<min(start + 2 * size, rows)) }
   }
 
   /// Calls `body` with pieces of the rows that are whole sequences, in order, and with the scope that they are a batch of.
   func sequencePieces(_ body: (Range<Int>, Scope) -> Void) {
-    guard case .streamed(let size) = execution else { return body(0..<batch.rows, self) }
+    guard let size = execution.piece else { return body(0..<batch.rows, self) }
     var first = 0
     for next in 1...batch.segments.count {
       let rows = batch.segments[first].rows.lowerBound..<batch.segments[next - 1].rows.upperBound
@@ -165,6 +187,15 @@ public struct Scope {
     if let second { project(second, &run) }
     if let third { project(third, &run) }
     buffers.giveBack(run.finish())
+  }
+
+  /// `x · factorᵀ` `[rows, rank]`, transient.
+  func product(_ x: Tensor, with factor: DownFactor, activations: ActivationPrecision) -> Tensor {
+    let out = tensor(x.rows, factor.rank)
+    var run = LinearRun(x, activations: activations, on: device, collecting: buffers.takeProjections())
+    factor.weight.project(bias: nil, into: out, &run)
+    buffers.giveBack(run.finish())
+    return out
   }
 
   private func project(_ p: Product, _ run: inout LinearRun) {

@@ -18,12 +18,29 @@ public protocol Weight: Sendable {
   func project(bias: Tensor?, into out: Tensor, _ run: inout LinearRun)
   /// Row `i` of out becomes row `ids[i]` of W.
   func gather(_ ids: Tensor, into out: Tensor, on device: any Device)
-  /// The two factors that the matrix is the product of; nil for a matrix of another form.
+  /// The same numbers where the device computes.
+  func resident(on device: any Device, _ moved: inout MovedFactors) throws -> any Weight
+  /// The matrix where it is stored whole.
+  var stored: Tensor? { get }
+  /// The two narrow matrices whose product this one is, where `up` is stored whole; nil for a matrix of another form.
   var factors: FactorPair? { get }
 }
 
 extension Weight {
+  public var stored: Tensor? { nil }
   public var factors: FactorPair? { nil }
+}
+
+/// What was moved to a device of factors that several matrices share, so that they share it there.
+public struct MovedFactors {
+  private var moved: [ObjectIdentifier: DownFactor] = [:]
+
+  mutating func resident(_ factor: DownFactor, on device: any Device) throws -> DownFactor {
+    if let known = moved[ObjectIdentifier(factor)] { return known }
+    let new = DownFactor(try factor.weight.resident(on: device, &self))
+    moved[ObjectIdentifier(factor)] = new
+    return new
+  }
 }
 
 /// `W = up · down`, where `up` `[rows, rank]` is stored whole.
@@ -100,6 +117,7 @@ public struct StoredWeight: Weight {
   public var columns: Int { tensor.columns }
   public var byteCount: Int { tensor.byteCount }
   public var form: String { tensor.dtype.name }
+  public var stored: Tensor? { tensor }
 
   public func project(bias: Tensor?, into out: Tensor, _ run: inout LinearRun) {
     run.append(Projection(tensor, bias: bias, out: out))
@@ -107,5 +125,9 @@ public struct StoredWeight: Weight {
 
   public func gather(_ ids: Tensor, into out: Tensor, on device: any Device) {
     device.gatherRows(tensor, ids, into: out)
+  }
+
+  public func resident(on device: any Device, _ moved: inout MovedFactors) throws -> any Weight {
+    StoredWeight(try device.resident(tensor, .matrix))
   }
 }

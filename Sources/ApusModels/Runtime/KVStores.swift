@@ -2,7 +2,7 @@ import ApusCompute
 import ApusKernels
 
 /// Tokens per block of keys and values, in the kernels' layout.
-public let kvBlockTokens = 16
+public let kvBlockTokens = KVPlane.blockTokens
 
 /// A store whose sequences come and go.
 public protocol SequenceKVStore: KVStore {
@@ -100,6 +100,8 @@ public final class TransientKVStore: KVStore {
   private let shapes: [KVShape]
 
   public init(_ shapes: [KVShape]) { self.shapes = shapes }
+
+  public var keepsPast: Bool { false }
 
   public func withSegments(
     of layer: Int, _ batch: Batch, on device: any Device, _ body: ([AttentionSegment]) -> Void

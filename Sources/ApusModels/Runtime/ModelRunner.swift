@@ -17,11 +17,13 @@ public struct RunnerOptions: Sendable {
   public var execution: Execution?
   /// What layers keep of past tokens; nil: what the model's file says.
   public var kvLayout: KVLayoutChoice?
+  /// Makes the device that computes, which counts its memory in the ledger; nil: this machine's cores.
+  public var makeDevice: (@Sendable (MemoryLedger) throws -> any Device)?
 
   public init(
     threads: Int? = nil, exact: Bool = false, contextLength: Int? = nil, maxSequences: Int = 1,
     maxBatchTokens: Int = 512, kvPoolBytes: Int? = nil, execution: Execution? = nil,
-    kvLayout: KVLayoutChoice? = nil
+    kvLayout: KVLayoutChoice? = nil, makeDevice: (@Sendable (MemoryLedger) throws -> any Device)? = nil
   ) {
     self.threads = threads
     self.exact = exact
@@ -31,6 +33,7 @@ public struct RunnerOptions: Sendable {
     self.kvPoolBytes = kvPoolBytes
     self.execution = execution
     self.kvLayout = kvLayout
+    self.makeDevice = makeDevice
   }
 }
 
@@ -113,16 +116,20 @@ public final class ModelRunner {
   public let model: LoadedModel
   public let contextLength: Int
   public let options: RunnerOptions
-  public var threads: Int { device.pool.threads }
+  public let threads: Int
   /// What each layer keeps of a token.
   public let kvLayouts: [KVLayout]
   /// Bytes that a token takes in all layers.
   public let kvBytesPerToken: Int
 
+  /// Who computes, for people.
+  public var deviceName: String { device.name }
+
   private let kvShapes: [KVShape]
   private let ledger = MemoryLedger()
-  private let device: CPUDevice
-  private let precision: CPUDevice.Precision
+  private let device: any Device
+  /// The model's, where the device computes.
+  private let parameters: Parameters
   private let execution: Execution
   private let kv: any SequenceKVStore
   /// The shared blocks, where the options ask for them.
@@ -151,19 +158,28 @@ public final class ModelRunner {
       throw RunnerError.badOption("maxBatchTokens and maxSequences must be at least 1")
     }
     execution = options.execution ?? (model.isEncoder ? .streamed(rows: Execution.standardPiece) : .whole)
-    if case .streamed(let rows) = execution, rows < 1 {
+    if let rows = execution.piece, rows < 1 {
       throw RunnerError.badOption("pieces of \(rows) rows; at least 1 is needed")
     }
     self.model = model
     self.options = options
     contextLength = options.contextLength ?? min(model.contextLength, 4096)
-    precision = options.exact ? .exact : .fast
-    device = CPUDevice(
-      threads: options.threads ?? ThreadPool.availableThreads, precision: precision,
-      arena: Arena(capacity: 0, ledger: ledger))
+    threads = options.threads ?? ThreadPool.availableThreads
+    if let makeDevice = options.makeDevice {
+      device = try makeDevice(ledger)
+      guard model.isEncoder || device.runsDecoders else {
+        throw RunnerError.badOption("\(model.name) is a decoder, and this device runs encoders: leave the device out")
+      }
+      parameters = try model.parameters.resident(on: device)
+    } else {
+      device = CPUDevice(
+        threads: threads, precision: options.exact ? .exact : .fast, arena: Arena(capacity: 0, ledger: ledger))
+      parameters = model.parameters
+    }
     let dtype: DType = options.exact ? .f32 : .f16
     let attentions = model.module.layers.map(\.attention)
-    let choice = options.kvLayout ?? model.kvLayout
+    // Narrow rows are stored, and so are for devices that keep a past.
+    let choice = device.runsDecoders ? options.kvLayout ?? model.kvLayout : .dense
     func layouts(_ choice: KVLayoutChoice) -> ([KVLayout], [KVShape]) {
       let layouts = attentions.map { $0.kvLayout(model.parameters, choice) }
       return (layouts, zip(attentions, layouts).map { $0.kvShape($1) })
@@ -293,8 +309,9 @@ public final class ModelRunner {
       try check(ids)
       let store = TransientKVStore(kvShapes)
       try reserve(nil) { planner in encode(ids, batch, store, on: planner) { _ in } }
-      encode(ids, batch, store, on: device) { out in
-        for row in 0..<out.rows { results.append(out.withRow(row) { Array($0) }) }
+      try encode(ids, batch, store, on: device) { out in
+        let elements = try device.read(out)
+        for row in 0..<out.rows { results.append(Array(elements[row * out.columns..<(row + 1) * out.columns])) }
       }
     }
     return results
@@ -310,7 +327,7 @@ public final class ModelRunner {
       guard length <= limit else { throw RunnerError.contextOverflow(tokens: length, contextLength: limit) }
       batch.append(sequence: sequence, rows: length, firstPosition: 0)
     }
-    let planner = PlanningDevice(precision: precision)
+    let planner = device.planner()
     planner.arena.onUse = onUse
     let ids = [Int32](repeating: 0, count: batch.rows)
     if model.isEncoder {
@@ -353,19 +370,19 @@ public final class ModelRunner {
   }
 
   /// Plans a pass and makes the arena large enough for it.
-  private func reserve(_ key: PlanKey?, _ pass: (PlanningDevice) throws -> Void) throws {
+  private func reserve(_ key: PlanKey?, _ pass: (any Device) throws -> Void) throws {
     if let key, plans[key] != nil { return }
-    let planner = PlanningDevice(precision: precision)
+    let planner = device.planner()
     try pass(planner)
     let plan = planner.arena.highWater
     if let key { plans[key] = plan }
     greatestPlan = max(greatestPlan, plan)
-    device.arena.reserve(plan)
+    try device.arena.reserve(plan)
   }
 
   private func scope(_ batch: Batch, _ mode: Mode, _ store: any KVStore, on device: any Device) -> Scope {
     Scope(
-      device: device, parameters: model.parameters, mode: mode, batch: batch,
+      device: device, parameters: parameters, mode: mode, batch: batch,
       positions: device.integers(batch.positions), kv: store, kvLayouts: kvLayouts, rotary: rotary,
       execution: execution,
       buffers: buffers)
@@ -391,15 +408,16 @@ public final class ModelRunner {
   }
 
   private func encode(
-    _ ids: [Int32], _ batch: Batch, _ store: any KVStore, on device: any Device, _ body: (Tensor) -> Void
-  ) {
-    device.temporaries {
+    _ ids: [Int32], _ batch: Batch, _ store: any KVStore, on device: any Device,
+    _ body: (Tensor) throws -> Void
+  ) rethrows {
+    try device.temporaries {
       let out = device.arena.tensor(batch.segments.count, model.module.headColumns)
       device.temporaries {
         let c = scope(batch, .eval, store, on: device)
         model.module.head(model.module.hidden(device.integers(ids), c), into: out, c)
       }
-      body(out)
+      try body(out)
     }
   }
 

@@ -1,3 +1,4 @@
+import ApusCUDA
 import ApusEngine
 import ApusModels
 import ArgumentParser
@@ -44,9 +45,41 @@ struct RunnerArguments: ParsableArguments {
 
   @Option(help: KVLayoutChoice.help)
   var kvLayout: KVLayoutChoice?
+  @Option(help: "cpu, or cuda or cuda:N: a GPU, for encoders (bf16; f32 with --exact).")
+  var device = DeviceChoice.cpu
 
   var options: RunnerOptions {
-    RunnerOptions(threads: threads, exact: exact, contextLength: contextLength, kvLayout: kvLayout)
+    device.options(
+      RunnerOptions(threads: threads, exact: exact, contextLength: contextLength, kvLayout: kvLayout))
+  }
+}
+
+/// Who computes.
+enum DeviceChoice: ExpressibleByArgument {
+  case cpu
+  case cuda(ordinal: Int)
+
+  init?(argument: String) {
+    switch argument {
+    case "cpu": self = .cpu
+    case "cuda": self = .cuda(ordinal: 0)
+    default:
+      guard argument.hasPrefix("cuda:"), let ordinal = Int(argument.dropFirst("cuda:".count)) else { return nil }
+      self = .cuda(ordinal: ordinal)
+    }
+  }
+
+  /// The same options for the chosen device.
+  func options(_ options: RunnerOptions) -> RunnerOptions {
+    guard case .cuda(let ordinal) = self else { return options }
+    let elements = options.exact ? CUDADevice.Elements.f32 : .bf16
+    let cache = KernelCache(folder: URL(filePath: ModelStore().home).appending(path: "kernels"))
+    var chosen = options
+    chosen.execution = options.execution ?? .fused(rows: Execution.standardFusedPiece)
+    chosen.makeDevice = { ledger in
+      try CUDADevice.system(ordinal: ordinal, elements: elements, cache: cache, ledger: ledger)
+    }
+    return chosen
   }
 }
 

@@ -34,6 +34,7 @@ struct ReconstructedWeight: Weight {
     whole.project(bias: bias, into: out, &run)
   }
   func gather(_ ids: Tensor, into out: Tensor, on device: any Device) {}
+  func resident(on device: any Device, _ moved: inout MovedFactors) -> any Weight { self }
 }
 
 /// Keeps a batch's worth of activations on the heap, where no ledger looks.
@@ -64,6 +65,7 @@ struct HoardingWeight: Weight {
     weight.project(bias: bias, into: out, &run)
   }
   func gather(_ ids: Tensor, into out: Tensor, on device: any Device) {}
+  func resident(on device: any Device, _ moved: inout MovedFactors) -> any Weight { self }
 }
 
 /// Rounds all rows of a pass on one common scale: quick, and a row's result depends on its neighbours.
@@ -86,6 +88,7 @@ struct BatchScaledWeight: Weight {
     weight.project(bias: bias, into: out, &run)
   }
   func gather(_ ids: Tensor, into out: Tensor, on device: any Device) {}
+  func resident(on device: any Device, _ moved: inout MovedFactors) -> any Weight { self }
 }
 
 extension LoadedModel {

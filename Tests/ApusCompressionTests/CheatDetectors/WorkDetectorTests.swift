@@ -90,6 +90,8 @@ private final class CountingDevice: Device {
   private(set) var multiplications = 0
 
   var arena: Arena { planner.arena }
+  var name: String { "count" }
+  func planner() -> any Device { planner.planner() }
 
   func linear(_ x: Tensor, _ projections: [Projection], activations: ActivationPrecision) {
     multiplications += projections.reduce(0) { $0 + x.rows * x.columns * $1.weight.rows }

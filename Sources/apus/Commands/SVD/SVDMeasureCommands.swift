@@ -85,6 +85,13 @@ struct SVDVerifyCommand: ParsableCommand {
 
 extension ExecutionMode: ExpressibleByArgument {}
 
+extension DeviceChoice {
+  /// What is compared unless told: on a CPU, streaming is what fusing is on a GPU.
+  fileprivate var modes: [ExecutionMode] {
+    if case .cpu = self { [.dense, .materialized, .streamed] } else { [.dense, .materialized, .fused] }
+  }
+}
+
 struct SVDBenchCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "bench", abstract: "Time and memory: the original, low rank at once, low rank streamed.",
@@ -101,7 +108,9 @@ struct SVDBenchCommand: ParsableCommand {
   var model: String
   @Option(help: "The original.")
   var against: String?
-  @Option(help: "Modes: \(ExecutionMode.allCases.map(\.rawValue).joined(separator: ", ")) (default: all).")
+  @Option(
+    help:
+      "Modes: \(ExecutionMode.allCases.map(\.rawValue).joined(separator: ", ")) (default: all that the device is for).")
   var modes: [ExecutionMode] = []
   @Option(help: "Sequences of a pass.")
   var batch = 32
@@ -117,6 +126,8 @@ struct SVDBenchCommand: ParsableCommand {
   var threads: Int?
   @Option(help: "Write a page with memory over time here.", completion: .file(extensions: ["html"]))
   var report: String?
+  @Option(help: "cpu, or cuda or cuda:N: a GPU.")
+  var device = DeviceChoice.cpu
   @Flag(help: "Print one JSON object.")
   var json = false
 
@@ -133,8 +144,9 @@ struct SVDBenchCommand: ParsableCommand {
     let (small, _) = try ModelArgument.load(model)
     let original = try against.map { try ModelArgument.load($0).model }
     let bench = LowRankBench(
-      batch: batch, length: length, decoded: decoded, rounds: rounds, piece: piece, threads: threads)
-    let results = try bench.run(modes.isEmpty ? ExecutionMode.allCases : modes, small: small, original: original)
+      batch: batch, length: length, decoded: decoded, rounds: rounds, piece: piece, threads: threads,
+      options: { device.options($0) })
+    let results = try bench.run(modes.isEmpty ? device.modes : modes, small: small, original: original)
     if let report {
       let page = MemoryReportPage(model: small.name, original: original?.name, bench: bench, results: results)
       try Data(page.html.utf8).write(to: URL(filePath: report), options: .atomic)
@@ -153,6 +165,7 @@ struct SVDBenchCommand: ParsableCommand {
 
   private struct Row: Encodable {
     var mode: String
+    var device: String
     var seconds: Double
     var decodedPerSecond: Double?
     var weights: Int
