@@ -242,7 +242,8 @@ public final class CUDADevice: Device {
   }
 
   private func supports(_ form: AttentionForm) -> Bool {
-    form.heads == form.keyHeads && form.heads == form.valueHeads && form.valueDim == form.headDim && !form.causal && form.window == 0 && form.softcap == 0 && form.slopes.isEmpty
+    form.heads == form.keyHeads && form.heads == form.valueHeads && form.valueDim == form.headDim && !form.causal
+      && form.window == 0 && form.softcap == 0 && form.slopes.isEmpty
   }
 
   /// Rows of a head begin `head` elements after those of the one before; `seen` has a byte for each row, 0 for keys that

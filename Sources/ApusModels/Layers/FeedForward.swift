@@ -91,7 +91,8 @@ public struct FeedForward: FeedForwardConfig {
     }
 
     private func fused(
-      _ x: Tensor, _ f: (gate: FactorPair?, up: FactorPair, down: FactorPair, inner: Tensor), into out: Tensor, _ c: Scope
+      _ x: Tensor, _ f: (gate: FactorPair?, up: FactorPair, down: FactorPair, inner: Tensor), into out: Tensor,
+      _ c: Scope
     ) {
       func map(_ factors: FactorPair, _ bias: VectorParameter?) -> FactoredMap {
         FactoredMap(factors.up, bias: bias.flatMap { c[$0] })

@@ -40,7 +40,6 @@ public struct LowRankWeight: Weight {
     run.apply(up, bias: bias, to: x, into: out)
   }
 
-
   public func resident(on device: any Device, _ moved: inout MovedFactors) throws -> any Weight {
     LowRankWeight(
       down: try moved.resident(down, on: device), up: try up.resident(on: device, &moved), countsDown: countsDown)
