@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """A BERT-Base encoder on a GPU: dense, low rank unfused, low rank fused. Peak memory, time, and errors against f64.
 
-One call, at most eight minutes, on a machine that needs no Swift, no CUDA toolkit and no network: Python with numpy, and
-NVIDIA's driver. Prepare on any machine, take this folder along:
+One call, at most eight minutes, on a machine that needs no Swift, no CUDA toolkit and no network: Python with numpy,
+and NVIDIA's driver. Prepare on any machine, take this folder along:
 
   Benchmarks/cuda/compile.py --architecture sm_90        writes build/*.cubin
   python3 Benchmarks/cuda/run.py --json results.json     on the machine with the GPU

@@ -1,7 +1,7 @@
 // What the kernels' sources need where no CUDA compiler is: built-ins, and in software what they say in PTX.
 //
-// A block's threads are fibers of one thread of the process. A thread leaves the processor only where it waits for others:
-// at a barrier of the block, or of its warp. Threads that wait for each other in vain are reported.
+// A block's threads are fibers of one thread of the process. A thread leaves the processor only where it waits for
+// others: at a barrier of the block, or of its warp. Threads that wait for each other in vain are reported.
 #pragma once
 #include <math.h>
 #include <stdlib.h>
@@ -34,7 +34,8 @@ extern unsigned char *shared;
 
 // Waits for all threads of the block that have not ended.
 void block_barrier();
-// The words of this lane's warp for its next exchange; they are whole after `warp_barrier`, until the exchange after next.
+// The words of this lane's warp for its next exchange; they are whole after `warp_barrier`, until the exchange after
+// next.
 Exchange &exchange();
 void warp_barrier();
 // Traps unless `bytes` at `p` lie in the block's shared memory.

@@ -1,8 +1,9 @@
-// A CUDA driver in software, of as much of the driver's interface as Apus uses, for exactly the kernels that are linked in.
+// A CUDA driver in software, of as much of the driver's interface as Apus uses, for exactly the kernels that are linked
+// in.
 //
 // A grid's blocks run one after another. Device memory can only be touched while a kernel or a copy runs: a host that
-// reads or writes it by its address is stopped by the processor. Shared memory is as large as the launch says, ends at a
-// page that nobody may touch; memory of both kinds starts as NaNs.
+// reads or writes it by its address is stopped by the processor. Shared memory is as large as the launch says, ends at
+// a page that nobody may touch; memory of both kinds starts as NaNs.
 #include "emulator.h"
 
 #include <pthread.h>

@@ -1,6 +1,6 @@
 // Flash attention in rank space on the tensor cores: bf16 factors, f32 sums and softmax (Dao 2023, FlashAttention-2).
 //
-//   q, k, v    [rows, heads · …]   row i of head h at  i · ld + h · head  elements; a factor that heads share has head = 0
+//   q, k, v    [rows, heads · …]   row i of head h at  i · ld + h · head  elements; head is 0 for what heads share
 //   mix        [heads, rank, rank] or null    the product of the two factors of a score, so that
 //   shift      [heads, rank] f32 or null      score(i, j) = (q_i · mix + shift) · k_j
 //   lift, bias [heads, rank, headDim], [heads, headDim] f32 or null: out = (Σ_j weight_ij v_j) · lift + bias
@@ -8,10 +8,11 @@
 //   starts     [sequences + 1]      first row of each sequence
 //   out        [rows, heads · headDim]
 //
-// As attention_f32.cu; what differs is that each warp owns 16 of the 128 rows and keeps queries, scores and sums of theirs
-// in registers.
+// As attention_f32.cu; what differs is that each warp owns 16 of the 128 rows and keeps queries, scores and sums of
+// theirs in registers.
 //
-// Grid: (⌈longest / 128⌉, heads, sequences). Rank padded to RANK; keys in tiles of 64, copied while the one before is used.
+// Grid: (⌈longest / 128⌉, heads, sequences). Rank padded to RANK; keys in tiles of 64, copied while the one before is
+// used.
 #include "tile_bf16.cuh"
 
 constexpr int kKeys = 64;
@@ -164,7 +165,8 @@ __device__ __forceinline__ void attention(const bf16 *q, int ldq, int qHead, con
   set_zero(lifted);
 #pragma unroll
   for (int s = 0; s < kSteps; s++) {
-    multiply_columns<kHeadDim / 8>(lifted, as_left(sum[2 * s], sum[2 * s + 1]), factor + s * 16 * kHeadStride, kHeadStride);
+    const Left part = as_left(sum[2 * s], sum[2 * s + 1]);
+    multiply_columns<kHeadDim / 8>(lifted, part, factor + s * 16 * kHeadStride, kHeadStride);
   }
 #pragma unroll
   for (int n = 0; n < kHeadDim / 8; n++)
@@ -179,12 +181,12 @@ __device__ __forceinline__ void attention(const bf16 *q, int ldq, int qHead, con
 }
 
 // Bytes of shared memory that a launch must give.
-#define SHARED(RANK)                                                                                                  \
+#define SHARED(RANK)                                                                                                   \
   ((kTileRows + 4 * kKeys) * (RANK + kPad16) + RANK * kHeadStride) * (int)sizeof(bf16) + 2 * kKeys * (int)sizeof(float)
 
-#define ATTENTION(RANK)                                                                                               \
-  extern "C" __constant__ int attention_bf16_##RANK##_shared = SHARED(RANK);                                          \
-  extern "C" __global__ void __launch_bounds__(kThreads) attention_bf16_##RANK(                                       \
+#define ATTENTION(RANK)                                                                                                \
+  extern "C" __constant__ int attention_bf16_##RANK##_shared = SHARED(RANK);                                           \
+  extern "C" __global__ void __launch_bounds__(kThreads) attention_bf16_##RANK(                                        \
       const bf16 *q, int ldq, int qHead, const bf16 *k, int ldk, int kHead, const bf16 *v, int ldv, int vHead,         \
       const bf16 *mix, const float *shift, const bf16 *lift, const float *bias, const unsigned char *seen,             \
       const int *starts, bf16 *out, int ldo, int rank, int headDim, float scale) {                                     \

@@ -1,6 +1,6 @@
 // Flash attention in rank space, f32 (Dao et al. 2022 for the running softmax).
 //
-//   q, k, v    [rows, heads · …]   row i of head h at  i · ld + h · head  elements; a factor that heads share has head = 0
+//   q, k, v    [rows, heads · …]   row i of head h at  i · ld + h · head  elements; head is 0 for what heads share
 //   mix        [heads, rank, rank] or null    the product of the two factors of a score, so that
 //   shift      [heads, rank] or null          score(i, j) = (q_i · mix + shift) · k_j
 //   lift, bias [heads, rank, headDim], [heads, headDim] or null: out = (Σ_j weight_ij v_j) · lift + bias
@@ -11,7 +11,8 @@
 // Weights add up to 1, so a bias of values is added once, and one of keys changes nothing. Without mix and lift this is
 // ordinary attention of head size `rank`. A row that sees no key becomes 0.
 //
-// Grid: (⌈longest / 128⌉, heads, sequences). Rank padded to RANK; keys in tiles of 64, copied while the one before is used.
+// Grid: (⌈longest / 128⌉, heads, sequences). Rank padded to RANK; keys in tiles of 64, copied while the one before is
+// used.
 #include "tile_f32.cuh"
 
 constexpr int kKeys = 64;
@@ -158,12 +159,12 @@ __device__ __forceinline__ void attention(const float *q, int ldq, int qHead, co
 }
 
 // Bytes of shared memory that a launch must give.
-#define SHARED(RANK)                                                                                                  \
+#define SHARED(RANK)                                                                                                   \
   ((kTileRows + 4 * kKeys) * (RANK + kPad32) + kTileRows * kWeightStride + 2 * kKeys) * (int)sizeof(float)
 
-#define ATTENTION(RANK)                                                                                               \
-  extern "C" __constant__ int attention_f32_##RANK##_shared = SHARED(RANK);                                           \
-  extern "C" __global__ void __launch_bounds__(kThreads) attention_f32_##RANK(                                        \
+#define ATTENTION(RANK)                                                                                                \
+  extern "C" __constant__ int attention_f32_##RANK##_shared = SHARED(RANK);                                            \
+  extern "C" __global__ void __launch_bounds__(kThreads) attention_f32_##RANK(                                         \
       const float *q, int ldq, int qHead, const float *k, int ldk, int kHead, const float *v, int ldv, int vHead,      \
       const float *mix, const float *shift, const float *lift, const float *bias, const unsigned char *seen,           \
       const int *starts, float *out, int ldo, int rank, int headDim, float scale) {                                    \

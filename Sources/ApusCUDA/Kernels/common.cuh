@@ -34,10 +34,11 @@ __device__ __forceinline__ void from_float(float x, bf16 &out) {
 // MARK: asynchronous copies
 
 #ifndef APUS_CUDA_EMULATION
-// Copies `bytes` (at most 16) from global to shared memory and fills up to 16 with zeros; both addresses are multiples of 16.
+// Copies `bytes` (at most 16) from global to shared memory and fills up to 16 with zeros; both addresses are multiples
+// of 16.
 __device__ __forceinline__ void copy_async_16(void *shared, const void *global, int bytes) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((u32)__cvta_generic_to_shared(shared)), "l"(global),
-               "r"(bytes)
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((u32)__cvta_generic_to_shared(shared)),
+               "l"(global), "r"(bytes)
                : "memory");
 }
 

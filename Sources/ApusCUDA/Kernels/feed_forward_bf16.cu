@@ -1,5 +1,5 @@
-// The wide middle of a feed-forward part of low rank on the tensor cores: from rank to rank, without its inner activations
-// in memory.
+// The wide middle of a feed-forward part of low rank on the tensor cores: from rank to rank, without its inner
+// activations in memory.
 //
 //   s = act(p · upᵀ + upBias) · downᵀ                                                  not gated (gate null)
 //   s = (act(gateP · gateᵀ + gateBias) ⊙ (p · upᵀ + upBias)) · downᵀ                   gated
@@ -8,9 +8,9 @@
 //   up     [inner, rank]        gate   [inner, gateRank]
 //   down   [outRank, inner]     s      [rows, outRank]      biases [inner] f32
 //
-// A block owns 128 rows and OUT columns of s, a warp 16 of the rows; sums stay in registers while inner goes by in tiles
-// of 64, and a tile goes from one product to the next in registers too. Where outRank is greater than OUT, blocks of the
-// same rows compute the same tiles anew.
+// A block owns 128 rows and OUT columns of s, a warp 16 of the rows; sums stay in registers while inner goes by in
+// tiles of 64, and a tile goes from one product to the next in registers too. Where outRank is greater than OUT, blocks
+// of the same rows compute the same tiles anew.
 //
 // Grid: (⌈rows / 128⌉, ⌈outRank / OUT⌉).
 #include "tile_bf16.cuh"
@@ -117,9 +117,9 @@ __device__ __forceinline__ void feed_forward(const bf16 *p, int ldp, int rank, c
 // Bytes of shared memory that a launch must give.
 #define SHARED(OUT) (2 * kStage + OUT * kStride) * (int)sizeof(bf16)
 
-#define FEED_FORWARD(OUT)                                                                                             \
-  extern "C" __constant__ int feed_forward_bf16_##OUT##_shared = SHARED(OUT);                                         \
-  extern "C" __global__ void __launch_bounds__(kThreads) feed_forward_bf16_##OUT(                                     \
+#define FEED_FORWARD(OUT)                                                                                              \
+  extern "C" __constant__ int feed_forward_bf16_##OUT##_shared = SHARED(OUT);                                          \
+  extern "C" __global__ void __launch_bounds__(kThreads) feed_forward_bf16_##OUT(                                      \
       const bf16 *p, int ldp, int rank, const bf16 *up, int ldu, const float *upBias, const bf16 *gateP, int ldgp,     \
       int gateRank, const bf16 *gate, int ldg, const float *gateBias, int activation, const bf16 *down, int ldd,       \
       bf16 *s, int lds, int rows, int inner, int outRank) {                                                            \

@@ -7,8 +7,8 @@
 //   up     [inner, rank]        gate   [inner, gateRank]
 //   down   [outRank, inner]     s      [rows, outRank]
 //
-// A block owns 128 rows and OUT columns of s, which stay in registers while inner goes by in tiles of 64; where outRank is
-// greater than OUT, blocks of the same rows compute the same tiles anew.
+// A block owns 128 rows and OUT columns of s, which stay in registers while inner goes by in tiles of 64; where outRank
+// is greater than OUT, blocks of the same rows compute the same tiles anew.
 //
 // Grid: (⌈rows / 128⌉, ⌈outRank / OUT⌉).
 #include "tile_f32.cuh"
@@ -88,9 +88,9 @@ __device__ __forceinline__ void feed_forward(const float *p, int ldp, int rank, 
 // Bytes of shared memory that a launch must give.
 #define SHARED(OUT) (kProductShared + (kTileRows + OUT) * kInnerTileStride) * (int)sizeof(float)
 
-#define FEED_FORWARD(OUT)                                                                                             \
-  extern "C" __constant__ int feed_forward_f32_##OUT##_shared = SHARED(OUT);                                          \
-  extern "C" __global__ void __launch_bounds__(kThreads) feed_forward_f32_##OUT(                                      \
+#define FEED_FORWARD(OUT)                                                                                              \
+  extern "C" __constant__ int feed_forward_f32_##OUT##_shared = SHARED(OUT);                                           \
+  extern "C" __global__ void __launch_bounds__(kThreads) feed_forward_f32_##OUT(                                       \
       const float *p, int ldp, int rank, const float *up, int ldu, const float *upBias, const float *gateP, int ldgp,  \
       int gateRank, const float *gate, int ldg, const float *gateBias, int activation, const float *down, int ldd,     \
       float *s, int lds, int rows, int inner, int outRank) {                                                           \

@@ -85,14 +85,14 @@ __device__ __forceinline__ void pool(const T *x, int ldx, const int *starts, con
 // Bytes of shared memory that a launch must give.
 #define SHARED kWarps * (int)sizeof(float)
 
-#define ROWS(T, NAME)                                                                                                 \
-  extern "C" __constant__ int gather_##NAME##_shared = SHARED;                                                        \
-  extern "C" __constant__ int layer_norm_##NAME##_shared = SHARED;                                                    \
-  extern "C" __constant__ int activate_##NAME##_shared = SHARED;                                                      \
-  extern "C" __constant__ int add_##NAME##_shared = SHARED;                                                           \
-  extern "C" __constant__ int pool_##NAME##_shared = SHARED;                                                          \
-  extern "C" __global__ void __launch_bounds__(kThreads) gather_##NAME(const T *table, int ldt, const int *ids, T *out, \
-                                                                       int ldo, int columns, int accumulate) {         \
+#define ROWS(T, NAME)                                                                                                  \
+  extern "C" __constant__ int gather_##NAME##_shared = SHARED;                                                         \
+  extern "C" __constant__ int layer_norm_##NAME##_shared = SHARED;                                                     \
+  extern "C" __constant__ int activate_##NAME##_shared = SHARED;                                                       \
+  extern "C" __constant__ int add_##NAME##_shared = SHARED;                                                            \
+  extern "C" __constant__ int pool_##NAME##_shared = SHARED;                                                           \
+  extern "C" __global__ void __launch_bounds__(kThreads)                                                               \
+      gather_##NAME(const T *table, int ldt, const int *ids, T *out, int ldo, int columns, int accumulate) {           \
     gather(table, ldt, ids, out, ldo, columns, accumulate);                                                            \
   }                                                                                                                    \
   extern "C" __global__ void __launch_bounds__(kThreads)                                                               \

@@ -1,7 +1,7 @@
 // Products of tiles in shared memory on the tensor cores: bf16 factors, f32 sums, `mma.sync.m16n8k16`.
 //
-// Lane t of a warp holds, of a 16 × 8 result, rows t / 4 and t / 4 + 8, columns 2 · (t % 4) and the next: the layout of a
-// result is the layout of a left factor, so that results are factors of the next product without leaving registers.
+// Lane t of a warp holds, of a 16 × 8 result, rows t / 4 and t / 4 + 8, columns 2 · (t % 4) and the next: the layout of
+// a result is the layout of a left factor, so that results are factors of the next product without leaving registers.
 #pragma once
 #include "common.cuh"
 
@@ -51,7 +51,8 @@ __device__ __forceinline__ void load_left(u32 (&a)[4], const bf16 *tile, int str
   load_matrices(a, tile + lane() % 16 * stride + lane() / 16 * 8);
 }
 
-// The right factors of two neighbouring 8-column results, from 16 rows that each hold a column: b[0], b[1] and b[2], b[3].
+// The right factors of two neighbouring 8-column results, from 16 rows that each hold a column: b[0], b[1] and b[2],
+// b[3].
 __device__ __forceinline__ void load_right_rows(u32 (&b)[4], const bf16 *tile, int stride) {
   load_matrices(b, tile + (lane() / 16 * 8 + lane() % 8) * stride + lane() / 8 % 2 * 8);
 }
@@ -61,8 +62,8 @@ __device__ __forceinline__ void load_right_columns(u32 (&b)[4], const bf16 *tile
   load_matrices_transposed(b, tile + lane() % 16 * stride + lane() / 16 * 8);
 }
 
-// A left factor as the sum of two, the second of what rounding the first left over: as good as 16 bits. A right factor is
-// read once for both, and reading it is what products of 16 rows wait for.
+// A left factor as the sum of two, the second of what rounding the first left over: as good as 16 bits. A right factor
+// is read once for both, and reading it is what products of 16 rows wait for.
 struct Left {
   u32 high[4], low[4];
 };

@@ -85,8 +85,9 @@ constexpr int kInnerStride32 = kInner32 + kPad32;
 // while the one before is multiplied. `shared` holds 2 · (128 + COLUMNS · 16) · kInnerStride32 numbers, free to use on
 // entry for all threads, and again on return.
 template <int COLUMNS>
-__device__ __forceinline__ void multiply_global(float (&acc)[kRowsPerThread][COLUMNS], const float *x, int ldx, int rows,
-                                                const float *w, int ldw, int columns, int inner, float *shared) {
+__device__ __forceinline__ void multiply_global(float (&acc)[kRowsPerThread][COLUMNS], const float *x, int ldx,
+                                                int rows, const float *w, int ldw, int columns, int inner,
+                                                float *shared) {
   constexpr int kStage = (kTileRows + COLUMNS * 16) * kInnerStride32;
   auto bring = [&](int first, int buffer) {
     float *at = shared + buffer * kStage;
