@@ -53,9 +53,14 @@ public struct Corpus: Sendable {
         append(model.tokenizer.encode(String(line), options: options))
       }
     } else {
+      // Every window begins as a text does: models lean on their first token.
       let ids = model.tokenizer.encode(text)
-      for start in stride(from: 0, to: ids.count, by: Self.window) {
-        append(ids[start..<min(start + Self.window, ids.count)])
+      let isMarked = ids.first != nil && ids.first == model.tokenizer.specialTokens.bos
+      let beginning = isMarked ? Array(ids.prefix(1)) : []
+      let rest = ids.dropFirst(beginning.count)
+      let step = Self.window - beginning.count
+      for start in stride(from: rest.startIndex, to: rest.endIndex, by: step) {
+        append(beginning + rest[start..<min(start + step, rest.endIndex)])
       }
       // The last line may be cut: it is not known again then.
       let read = ids.prefix(limit).flatMap(model.tokenizer.bytes(of:))
