@@ -86,21 +86,21 @@ import Testing
 
 /// Counts the multiplications of products, and computes nothing.
 private final class CountingDevice: Device {
-  private let planner = PlanningDevice(precision: .exact)
+  private let plan = PlanningDevice(precision: .exact)
   private(set) var multiplications = 0
 
-  var arena: Arena { planner.arena }
+  var arena: Arena { plan.arena }
   var name: String { "count" }
-  func planner() -> any Device { planner.planner() }
+  func planner() -> any Device { plan.planner() }
 
   func linear(_ x: Tensor, _ projections: [Projection], activations: ActivationPrecision) {
     multiplications += projections.reduce(0) { $0 + x.rows * x.columns * $1.weight.rows }
-    planner.linear(x, projections, activations: activations)
+    plan.linear(x, projections, activations: activations)
   }
 
-  func integers(_ values: [Int32]) -> Tensor { planner.integers(values) }
+  func integers(_ values: [Int32]) -> Tensor { plan.integers(values) }
   func topRows(_ probabilities: Tensor, _ k: Int) -> [(rows: [Int32], weights: [Float])] {
-    planner.topRows(probabilities, k)
+    plan.topRows(probabilities, k)
   }
   func gatherRows(_ table: Tensor, _ ids: Tensor, into out: Tensor) {}
   func scatterAddRows(_ x: Tensor, _ ids: Tensor, scale: Tensor, into out: Tensor) {}
@@ -113,7 +113,7 @@ private final class CountingDevice: Device {
   func attention(
     _ q: Tensor, _ form: AttentionForm, _ segments: [AttentionSegment], sums: Tensor?, into out: Tensor
   ) {}
-  func unpacked(_ x: Tensor) -> Tensor { planner.unpacked(x) }
+  func unpacked(_ x: Tensor) -> Tensor { plan.unpacked(x) }
   func projectHeads(
     _ x: Tensor, heads: Int, _ weight: Tensor, kvHeads: Int, bias: Tensor?, transposed: Bool, into out: Tensor
   ) {}

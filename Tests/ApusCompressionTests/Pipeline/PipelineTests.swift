@@ -192,7 +192,7 @@ import Testing
     attention.window = 8
     windowed.attention = attention
     config.layers[0] = windowed
-    let model = try model(config, seed: 4)
+    let model = try RandomModel.make(config, seed: 4)
     let corpus = Corpus(text: text(60, seed: 9), for: model)
     let statistics = try calibrated(model, corpus)
     let all = LinearGroup.all(of: model)
