@@ -95,7 +95,7 @@ private func encoder(dim: Int, heads: Int, hidden: Int, layers: Int, rank: Int?,
       var needed: [Execution: Int] = [:]
       for execution in [Execution.whole, .fused(rows: 100)] {
         let runner = try runner(model, elements, execution)
-        let plan = try runner.plan(encoding: inputs.map(\.count))
+        let plan = try runner.plan(inputs.map(\.count))
         _ = try runner.embed(inputs)
         let memory = runner.memory
         #expect(plan > 0 && memory.transientPlan == plan && memory.transientHighWater == plan)

@@ -55,7 +55,8 @@ public struct FactorImport {
       losses.append(loss / max(energy, .leastNormalMagnitude))
       let group = LinearGroup(
         name: entry.parameter, input: entry.parameter, kind: entry.parameter,
-        layer: Int(entry.parameter.split(separator: ".")[1]) ?? 0, members: [path], rows: dense.rows, columns: dense.columns)
+        layer: Int(entry.parameter.split(separator: ".")[1]) ?? 0, members: [path], rows: dense.rows,
+        columns: dense.columns)
       if factors.parameters >= group.parameters {
         result.replaceWhole(
           group, by: up.multiplied(by: entry.down, on: pool), bias: corrections?[0], loss: loss, energy: energy)
