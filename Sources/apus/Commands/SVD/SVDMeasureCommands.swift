@@ -160,7 +160,7 @@ struct SVDBenchCommand: ParsableCommand {
         Format.megabytes(result.transientPlan, decimals: 2), Format.megabytes(result.transientHighWater, decimals: 2),
       ]
     }
-    Terminal.write(Format.table([header] + rows) + "\n")
+    Terminal.write(results[0].device + "\n" + Format.table([header] + rows) + "\n")
   }
 
   private struct Row: Encodable {
@@ -174,6 +174,7 @@ struct SVDBenchCommand: ParsableCommand {
 
     init(_ result: LowRankBench.Result) {
       mode = result.mode.rawValue
+      device = result.device
       seconds = result.seconds
       decodedPerSecond = result.decodedPerSecond
       weights = result.weights
