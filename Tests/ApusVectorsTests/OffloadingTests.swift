@@ -85,7 +85,8 @@ import Testing
     return try filled(quantizer, &random)
   }
 
-  @Test func `its tree leaves memory at once and its own vectors with the next compaction, by the index's account`() throws {
+  @Test func `its tree leaves memory at once, its own vectors with the next compaction, by the index's account`() throws
+  {
     var random = TestRandom(seed: 5)
     let index = try filled(.sq8, &random)
     index.compact()
@@ -172,7 +173,11 @@ import Testing
       index.apply([.offload(1), .grant(id: 2600, tenant: 1), .delete(id: 8), .offload(2), .offload(77)])
       index.apply([.compact, .load(2), .revoke(id: 1500, tenant: 1), .offload(3), .load(3), .grant(id: 9, tenant: 2)])
       var bytes: [UInt8] = []
-      try index.writeImage { bytes += Array($0.rawValue.utf8) } bytes: { bytes += $0 }
+      try index.writeImage {
+        bytes += Array($0.rawValue.utf8)
+      } bytes: {
+        bytes += $0
+      }
       return (bytes, index)
     }
     let (disk, memory) = (try life(spill: nil), try life(spill: "/nowhere/at/all"))

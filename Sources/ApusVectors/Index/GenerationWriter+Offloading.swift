@@ -34,7 +34,9 @@ extension GenerationWriter {
       }
       func slot(_ id: VectorID) -> UInt32? {
         guard !state.removed.contains(id) else { return nil }
-        guard let slot = self.slot(of: id) else { preconditionFailure("tenant \(tenant) has \(id), which is not there") }
+        guard let slot = self.slot(of: id) else {
+          preconditionFailure("tenant \(tenant) has \(id), which is not there")
+        }
         return slot
       }
       var tree = state.packed.tree(bytes)

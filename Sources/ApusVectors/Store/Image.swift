@@ -180,7 +180,8 @@ extension VectorConfig {
     let metricCode = UInt32(VectorMetric.allCases.firstIndex(of: metric)!)
     let quantizerCode = UInt32(VectorQuantizer.allCases.firstIndex(of: quantizer)!)
     let numbers = [
-      hasOffloaded ? Self.formatVersions.upperBound : Self.formatVersions.lowerBound, UInt32(dim), metricCode, quantizerCode, UInt32(branching), UInt32(bufferCapacity),
+      hasOffloaded ? Self.formatVersions.upperBound : Self.formatVersions.lowerBound, UInt32(dim), metricCode,
+      quantizerCode, UInt32(branching), UInt32(bufferCapacity),
       UInt32(leafCapacity), slotCount,
     ]
     for number in numbers { out.append(littleEndian: number) }
