@@ -1,10 +1,9 @@
 """Narrow keys and values of decoders: the same tokens, bytes as the formula has them, perplexity, decode speed."""
 import statistics
 import subprocess
-import time
 
 import common
-from lowrank import in_work
+from lowrank import in_work, peak
 
 GEMMA, SMOL = "gemma-3-270m", "smollm2-135m"
 # Growing and other layers, key heads, elements of a head.
@@ -58,18 +57,7 @@ def resident(arguments, place, layout, sentences):
     """Tokens of a prompt, and the peak of a child's anonymous memory that reads it, in bytes."""
     command = [arguments.apus, "run", PROMPT * sentences, "-m", place, "--kv-layout", layout, "-n", "200", "--context",
                "4096", "--temperature", "0", "--ignore-eos"]
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    seen = 0
-    while child.poll() is None:
-        try:
-            with open(f"/proc/{child.pid}/status") as status:
-                seen = max(seen, next(int(line.split()[1]) for line in status if line.startswith("RssAnon")) * 1024)
-        except (StopIteration, FileNotFoundError, ProcessLookupError):
-            pass
-        time.sleep(0.01)
-    if child.returncode != 0:
-        raise common.ApusFailed(f"apus run on {sentences} sentences: status {child.returncode}")
-    return seen
+    return peak(command, "RssAnon", stderr=subprocess.DEVNULL)
 
 
 def perplexity(work, verdict):

@@ -117,22 +117,27 @@ def quality(arguments, work):
 
 # MARK: memory
 
-def high_water(arguments, small, dense, mode, batch, length):
-    """VmHWM in bytes of a child that runs one mode alone."""
-    command = [arguments.apus, "svd", "bench", small, "--modes", mode, "--batch", str(batch), "--length", str(length),
-               "--rounds", "1", "--json", *(["--against", dense] if mode == "dense" else [])]
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+def peak(command, field, **options):
+    """The most bytes of a child that a field of /proc/PID/status said while it ran."""
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, **options)
     seen = 0
     while child.poll() is None:
         try:
             with open(f"/proc/{child.pid}/status") as status:
-                seen = max(seen, next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) * 1024)
+                seen = max(seen, next(int(line.split()[1]) for line in status if line.startswith(field)) * 1024)
         except (StopIteration, FileNotFoundError, ProcessLookupError):
             pass
         time.sleep(0.005)
     if child.returncode != 0:
-        raise common.ApusFailed(f"{' '.join(command)}: status {child.returncode}")
+        raise common.ApusFailed(f"{' '.join(command)[:200]}: status {child.returncode}")
     return seen
+
+
+def high_water(arguments, small, dense, mode, batch, length):
+    """VmHWM in bytes of a child that runs one mode alone."""
+    command = [arguments.apus, "svd", "bench", small, "--modes", mode, "--batch", str(batch), "--length", str(length),
+               "--rounds", "1", "--json", *(["--against", dense] if mode == "dense" else [])]
+    return peak(command, "VmHWM")
 
 
 @in_work
